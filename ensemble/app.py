@@ -1,0 +1,105 @@
+"""Puts the parts together: from a spec to an application on a cluster."""
+
+from __future__ import annotations
+
+import hashlib
+import socket
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from ray.serve import Application
+
+from ensemble import __version__
+from ensemble.config import ResourcesConfig, Spec, wanted_resources
+from ensemble.errors import ConfigError
+from ensemble.replica_servers import ROUTER, VOTING, member_deployment, start_member, start_router, start_voting
+from ensemble.serving.application import DeploymentPlan, bind_application
+from ensemble.serving.cluster import (
+    DeploymentState,
+    application_secret,
+    check_resources,
+    is_running,
+    run_application,
+)
+from ensemble.spec_file import load_spec
+
+ONE_LOOP = {"RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "0", "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0"}
+"""The router's server and Serve's choice of replicas share one event loop: a second costs a thread switch a call."""
+
+
+def build_application(spec: Spec, secret: str) -> Application:
+    """Bind the spec's deployments; they start when the application runs."""
+    called = {
+        member_deployment(member.name): DeploymentPlan(
+            name=member_deployment(member.name),
+            version=_version(spec, secret, member.model_dump_json(exclude={"family", "weight", "replicas"})),
+            start=partial(start_member, member, secret),
+            replicas=member.replicas,
+            resources=member.resources,
+        )
+        for member in spec.members
+    }
+    called[VOTING] = DeploymentPlan(
+        name=VOTING,
+        version=_version(spec, secret, spec.voting.model_dump_json(exclude={"replicas"})),
+        start=partial(start_voting, spec.voting.threads, secret),
+        replicas=spec.voting.replicas,
+        resources=ResourcesConfig(cpus=spec.voting.cpus),
+    )
+    router = DeploymentPlan(
+        name=ROUTER,
+        version=_version(spec, secret, spec.model_dump_json()),
+        start=partial(start_router, spec, secret),
+        replicas=spec.router.replicas,
+        resources=ResourcesConfig(cpus=spec.router.cpus),
+        env_vars=ONE_LOOP,
+    )
+    return bind_application(router, called, spec.serving)
+
+
+def _version(spec: Spec, secret: str, part: str) -> str:
+    """Name what a deployment's replicas run, so that an update replaces those alone for which it changed."""
+    facts = f"{__version__}\n{spec.serving.revision}\n{secret}\n{part}"
+    return hashlib.sha256(facts.encode()).hexdigest()[:16]
+
+
+def application(args: Mapping[str, Any]) -> Application:
+    """Build the application of ``args["spec"]``, a path: what a Serve config's ``import_path`` names."""
+    spec = load_spec(Path(args["spec"]))
+    return build_application(spec, application_secret(spec.name))
+
+
+def deploy(
+    spec: Spec, *, on_progress: Callable[[tuple[DeploymentState, ...]], None], is_own_cluster: bool = True
+) -> None:
+    """Run the spec on the cluster that this process is connected to; in place when it runs already.
+
+    On ``is_own_cluster``, which is this machine alone, the router's port is tried first.
+
+    Raises:
+        ConfigError: the machine lacks what the spec asks for, or the application did not come up.
+    """
+    check_resources(wanted_resources(spec))
+    if is_own_cluster and not is_running(spec.name):
+        check_port(spec.router.host, spec.router.port)
+    run_application(
+        build_application(spec, application_secret(spec.name)), spec.name, spec.serving, on_progress=on_progress
+    )
+
+
+def check_port(host: str, port: int) -> None:
+    """Check that nobody listens there: router replicas share a port, so a stranger's would go unnoticed.
+
+    Raises:
+        ConfigError: somebody does, or the host is not this machine's.
+    """
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise ConfigError(
+                "router.port", f"{host}:{port} cannot be had ({error.strerror})", "choose another, or end what holds it"
+            ) from error

@@ -1,0 +1,108 @@
+"""What a checkpoint's reference can say, and how it is read.
+
+============================================ ==========================================================
+``some/folder``                              a local folder with safetensors
+``some/file.gguf``                           a local GGUF file
+``package:module/path/inside.gguf``          a GGUF file inside an installed Python package
+``package:module``                           a GGUF file shipped in parts: the package's own
+                                             ``assemble(path)`` joins and checks them
+``org/name`` or ``org/name@revision``        a Hugging Face repository (commit, branch or tag)
+============================================ ==========================================================
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from ensemble.errors import CheckpointError
+
+PACKAGE_PREFIX = "package:"
+_REPOSITORY = re.compile(r"(?P<repository>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?")
+_MODULE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FolderReference:
+    """A local folder with safetensors."""
+
+    folder: Path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GgufReference:
+    """A local GGUF file."""
+
+    file: Path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PackageReference:
+    """A GGUF file inside an installed package; ``inside`` empty means that the package assembles it."""
+
+    module: str
+    inside: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HubReference:
+    """A repository on the Hugging Face hub; ``revision`` None is its default branch."""
+
+    repository: str
+    revision: str | None
+
+
+Reference = FolderReference | GgufReference | PackageReference | HubReference
+
+
+def parse_reference(reference: str) -> Reference:
+    """Read a checkpoint's reference; a path that exists wins over a repository of the same spelling.
+
+    Raises:
+        CheckpointError: nothing exists under that path and it is no repository's name either.
+    """
+    if reference.startswith(PACKAGE_PREFIX):
+        return _parse_package(reference)
+    try:
+        return _parse_path(reference) or _parse_repository(reference)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise CheckpointError(
+            reference, f"it cannot be looked up as a path ({error})", "check the path and your rights to it"
+        ) from error
+
+
+def _parse_path(reference: str) -> Reference | None:
+    path = Path(reference).expanduser()
+    # An empty path would be the working directory.
+    if reference and path.is_dir():
+        return FolderReference(folder=path)
+    if path.suffix == ".gguf":
+        if not path.is_file():
+            raise CheckpointError(reference, "there is no such GGUF file", "check the path")
+        return GgufReference(file=path)
+    if path.is_file():
+        raise CheckpointError(reference, "it is a file but not a GGUF file", "name its folder, or a .gguf file")
+    return None
+
+
+def _parse_repository(reference: str) -> HubReference:
+    match = _REPOSITORY.fullmatch(reference)
+    if match is None or reference.startswith("."):
+        raise CheckpointError(
+            reference,
+            "there is no such folder or file, and it is not a Hugging Face id",
+            "give a folder, a .gguf file, package:module/file.gguf, or org/name",
+        )
+    return HubReference(repository=match["repository"], revision=match["revision"])
+
+
+def _parse_package(reference: str) -> PackageReference:
+    module, _, inside = reference.removeprefix(PACKAGE_PREFIX).partition("/")
+    if not _MODULE.fullmatch(module):
+        raise CheckpointError(reference, f"{module!r} is not a Python module's name", "write package:module/file.gguf")
+    if inside and (not inside.endswith(".gguf") or ".." in Path(inside).parts or Path(inside).is_absolute()):
+        raise CheckpointError(
+            reference, f"{inside!r} is not a GGUF file inside the package", "write package:module/file.gguf"
+        )
+    return PackageReference(module=module, inside=inside)

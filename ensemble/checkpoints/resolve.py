@@ -1,0 +1,162 @@
+"""From a reference to a folder with safetensors; a GGUF file is converted once into the cache."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
+
+from filelock import FileLock, Timeout
+from safetensors import SafetensorError
+
+from ensemble.checkpoints.package_files import assemble_package_file, find_package_code, find_package_file
+from ensemble.checkpoints.progress import OnPhase, ignore_phase
+from ensemble.checkpoints.reference import (
+    FolderReference,
+    GgufReference,
+    HubReference,
+    PackageReference,
+    parse_reference,
+)
+from ensemble.checkpoints.storage import remove_leftovers, write_folder_whole, write_text_whole
+from ensemble.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+DEFAULT_CACHE_DIR = Path("~/.cache/ensemble/checkpoints")
+CONVERSION_VERSION = 1
+"""Raised when the conversion changes what it writes, so that older conversions are not taken for new ones."""
+LOCK_TIMEOUT_S = 900.0
+"""Converting takes a minute or so; a process that waits longer than this is told instead of hanging."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _GgufSource:
+    """A GGUF file and the file whose path, size and time tell whether it is still the same one."""
+
+    name: str
+    witness: Path
+    package: PackageReference | None = None
+    """Set when the file does not exist yet: the package assembles it."""
+
+
+def resolve_checkpoint(
+    reference: str, *, cache_dir: Path = DEFAULT_CACHE_DIR, on_phase: OnPhase = ignore_phase
+) -> Path:
+    """Give the folder with the checkpoint's safetensors, fetching or converting it first where needed.
+
+    Safe when several processes of one machine ask for the same checkpoint at once: one converts, the others wait.
+
+    Raises:
+        CheckpointError: it is missing, damaged, pickled, or cannot be reached; or the cache cannot be used.
+    """
+    match parse_reference(reference):
+        case FolderReference(folder=folder):
+            return folder
+        case HubReference() as repository:
+            fetched: Path = import_module("ensemble.checkpoints.hub").fetch_repository(repository)
+            return fetched
+        case GgufReference(file=file):
+            source = _GgufSource(name=file.stem, witness=file)
+        case PackageReference(module=module, inside="") as package:
+            source = _GgufSource(name=module, witness=find_package_code(package), package=package)
+        case PackageReference() as package:
+            file = find_package_file(package)
+            source = _GgufSource(name=file.stem, witness=file)
+    cache_dir = cache_dir.expanduser()
+    try:
+        return _resolve_gguf(source, cache_dir=cache_dir, on_phase=on_phase)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(
+            str(cache_dir),
+            f"converted checkpoints cannot be kept there ({error})",
+            "set ENSEMBLE_CACHE_DIR to a folder that can be written and has room",
+        ) from error
+
+
+def _resolve_gguf(source: _GgufSource, *, cache_dir: Path, on_phase: OnPhase) -> Path:
+    """Give the conversion's folder, named by the digest of the GGUF file."""
+    memo = cache_dir / "digests" / _identify(source.witness)
+    converted = _read_memo(memo, cache_dir)
+    if converted is not None:
+        return converted
+    with _locked(memo):
+        # Whoever held the lock before may have done the work.
+        converted = _read_memo(memo, cache_dir)
+        if converted is not None:
+            return converted
+        with _open_gguf(source, cache_dir=cache_dir, on_phase=on_phase) as file:
+            converted = _convert_once(file, name=source.name, cache_dir=cache_dir, on_phase=on_phase)
+        write_text_whole(memo, converted.name)
+    return converted
+
+
+def _convert_once(file: Path, *, name: str, cache_dir: Path, on_phase: OnPhase) -> Path:
+    on_phase("hash", 0.0)
+    try:
+        with file.open("rb") as stream:
+            digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    except OSError as error:
+        raise CheckpointError(str(file), f"it cannot be read ({error})", "check your rights to it") from error
+    on_phase("hash", 1.0)
+    target = cache_dir / f"{re.sub(r'[^A-Za-z0-9._-]', '-', name)}-{digest[:16]}-v{CONVERSION_VERSION}"
+    # A second lock: the same bytes may lie under two paths.
+    with _locked(target):
+        if not target.is_dir():
+            remove_leftovers(target)
+            # By name, because it brings torch along, which a cache hit does not need.
+            convert = import_module("ensemble.checkpoints.convert_gguf").convert_gguf
+            with write_folder_whole(target) as partial:
+                convert(file, partial, digest=digest, on_phase=on_phase)
+    return target
+
+
+def _identify(witness: Path) -> str:
+    """Name a file's state without reading it, as make does."""
+    stat = witness.stat()
+    state = f"{witness.resolve()}|{stat.st_size}|{stat.st_mtime_ns}|v{CONVERSION_VERSION}"
+    return hashlib.sha256(state.encode()).hexdigest()
+
+
+def _read_memo(memo: Path, cache_dir: Path) -> Path | None:
+    try:
+        folder = cache_dir / memo.read_text("utf-8")
+    except FileNotFoundError:
+        return None
+    return folder if (folder / "config.json").is_file() else None
+
+
+@contextmanager
+def _open_gguf(source: _GgufSource, *, cache_dir: Path, on_phase: OnPhase) -> Iterator[Path]:
+    if source.package is None:
+        yield source.witness
+        return
+    # Assembled only for the conversion: the package keeps the parts anyway.
+    with TemporaryDirectory(prefix=".assembled-", dir=cache_dir) as folder:
+        on_phase("assemble", 0.0)
+        file = Path(folder) / f"{source.name}.gguf"
+        assemble_package_file(source.package, file)
+        on_phase("assemble", 1.0)
+        yield file
+
+
+@contextmanager
+def _locked(target: Path) -> Iterator[None]:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(target.with_name(f".{target.name}.lock"), timeout=LOCK_TIMEOUT_S)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise CheckpointError(
+            str(target), f"another process has held its lock for {LOCK_TIMEOUT_S:.0f} s", "end that process and retry"
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()

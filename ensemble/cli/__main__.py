@@ -1,0 +1,5 @@
+"""The command line without its script: ``python -m ensemble.cli``."""
+
+from ensemble.cli.entry import main
+
+main()

@@ -1,0 +1,55 @@
+"""The commands, put together. Every command imports what it needs when it runs, so that ``--help`` is quick."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from ensemble import __version__
+from ensemble.cli.ask import ask
+from ensemble.cli.classify import classify
+from ensemble.cli.compress import compress
+from ensemble.cli.failure import CommandGroup
+from ensemble.cli.serve import serve
+from ensemble.cli.status import status
+from ensemble.cli.validate import schema, validate
+
+app = typer.Typer(
+    name="ensemble",
+    help="Serve several small language models as one, and ask them.",
+    cls=CommandGroup,
+    no_args_is_help=True,
+    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    pretty_exceptions_enable=False,
+)
+for command in (serve, classify, ask, status, validate, schema, compress):
+    app.command()(command)
+
+
+def _print_version(*, is_wanted: bool) -> None:
+    if is_wanted:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    *,
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version",
+            is_eager=True,
+            callback=lambda value: _print_version(is_wanted=value),
+            help="Print the version.",
+        ),
+    ] = False,
+) -> None:
+    del version  # Its callback has ended the program.
+
+
+def main() -> None:
+    """Run the command line."""
+    app()

@@ -1,0 +1,84 @@
+"""The options that ``ask`` and ``classify`` share, and what they make of them."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Annotated
+
+import typer
+
+from ensemble.cli.decision_json import decision_to_json
+from ensemble.cli.live_vote import LiveVote
+from ensemble.cli.terminal import stdout_console
+from ensemble.cli.vote_view import follow_vote
+from ensemble.errors import InvalidRequestError
+from ensemble.router.request import Event
+from ensemble.rpc.client import EnsembleClient
+from ensemble.voting.ballot import Voter
+from ensemble.voting.decision import Decision
+
+DEFAULT_ENDPOINT = "localhost:9000"
+
+Endpoint = Annotated[str, typer.Option(help="Where the ensemble answers, host:port.")]
+EnsembleName = Annotated[str, typer.Option(help="Which ensemble; left out, the only one or the one named default.")]
+Strategy = Annotated[str, typer.Option(help="The voting rule; left out, the ensemble's own.")]
+Panel = Annotated[list[str] | None, typer.Option("--member", help="Ask only this member; may be given several times.")]
+WaitForAll = Annotated[bool, typer.Option("--all", help="Wait for every member, even when the vote is decided.")]
+Timeout = Annotated[float, typer.Option("--timeout", min=0.001, help="Seconds that the answer may take.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object (see above).")]
+NoStream = Annotated[bool, typer.Option("--no-stream", help="Show nothing before the decision is there.")]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VoteCall:
+    """Whom to ask, and how to show the answer."""
+
+    endpoint: str
+    ensemble: str
+    panel: tuple[str, ...]
+    timeout_s: float
+    as_json: bool
+    streams: bool
+
+
+def read_prompt(prompt: str) -> str:
+    """Give the prompt as typed, or from stdin when it is ``-``."""
+    if prompt != "-":
+        return prompt
+    try:
+        return sys.stdin.read()
+    except UnicodeDecodeError as error:
+        raise InvalidRequestError("prompt", "stdin is not UTF-8 text", "give text") from error
+
+
+def run_vote(
+    call: VoteCall,
+    *,
+    choices: Sequence[str],
+    whole: Callable[[EnsembleClient], Decision],
+    stream: Callable[[EnsembleClient], Iterable[Event]],
+) -> None:
+    """Ask, and print the vote the way that was asked for."""
+    with EnsembleClient(call.endpoint, timeout_s=call.timeout_s) as client:
+        if call.as_json:
+            typer.echo(decision_to_json(whole(client)))
+            return
+        vote = LiveVote.of(find_panel(client, call.ensemble, call.panel), choices)
+        events: Iterable[Event] = stream(client) if call.streams else _only_decision(client, whole)
+        follow_vote(events, vote, stdout_console())
+
+
+def find_panel(client: EnsembleClient, ensemble: str, panel: Sequence[str]) -> tuple[Voter, ...]:
+    """Look up who will be asked, for showing them from the start; an unknown name is the server's to refuse."""
+    summaries = {summary.name: summary for summary in client.list_ensembles()}
+    default = next(iter(summaries)) if len(summaries) == 1 else "default"
+    found = summaries.get(ensemble or default)
+    members = found.members if found else ()
+    return tuple(voter for voter in members if not panel or voter.member in panel)
+
+
+def _only_decision(client: EnsembleClient, whole: Callable[[EnsembleClient], Decision]) -> Iterable[Event]:
+    # A generator, so that the clock runs while the call does.
+    yield whole(client)

@@ -1,0 +1,104 @@
+"""``ensemble status``: what a running endpoint is made of, and what its engines have done."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from ensemble.cli import options
+from ensemble.cli.decision_json import to_json
+from ensemble.cli.options import DEFAULT_ENDPOINT
+from ensemble.cli.terminal import stdout_console
+from ensemble.engines.engine import EngineStats
+from ensemble.rpc.client import EnsembleClient
+from ensemble.rpc.client_events import EnsembleReport, MemberState
+
+_COLUMNS = ("running", "waiting", "finished", "aborted", "tokens in", "tokens out", "steps", "batch")
+
+
+def status(
+    *,
+    endpoint: options.Endpoint = DEFAULT_ENDPOINT,
+    ensemble: options.EnsembleName = "",
+    timeout_s: options.Timeout = 10.0,
+    as_json: options.AsJson = False,
+) -> None:
+    """Show ensembles, members, replicas and their engines' counters; all ensembles unless one is named.
+
+    With --json one object is printed: endpoint, and ensembles: [{name, classify_strategy, generate_strategy, members:
+    [{member, family, weight, checkpoint, problem, replicas: [{replica_id, stats}]}]}]; stats are the engine's counters
+    since it started. problem is empty unless replicas did not answer.
+    """
+    with EnsembleClient(endpoint, timeout_s=timeout_s) as client:
+        names = [ensemble] if ensemble else [summary.name for summary in client.list_ensembles()]
+        reports = [client.get_ensemble(name) for name in names]
+    if as_json:
+        typer.echo(to_json({"endpoint": endpoint, "ensembles": [report_to_dict(report) for report in reports]}))
+        return
+    console = stdout_console()
+    for report in reports:
+        console.print(_draw(report))
+
+
+def report_to_dict(report: EnsembleReport) -> dict[str, Any]:
+    """Give an ensemble's report as JSON writes it."""
+    voter_by_member = {voter.member: voter for voter in report.ensemble.members}
+    members = [
+        {
+            "member": state.member,
+            "family": voter_by_member[state.member].family,
+            "weight": voter_by_member[state.member].weight,
+            "checkpoint": state.checkpoint,
+            "problem": state.problem,
+            "replicas": [asdict(replica) for replica in state.replicas],
+        }
+        for state in report.members
+    ]
+    return {
+        "name": report.ensemble.name,
+        "classify_strategy": report.ensemble.classify_strategy,
+        "generate_strategy": report.ensemble.generate_strategy,
+        "members": members,
+    }
+
+
+def _draw(report: EnsembleReport) -> Table:
+    summary = report.ensemble
+    title = f"ensemble {summary.name}: classify by {summary.classify_strategy}, generate by {summary.generate_strategy}"
+    table = Table(title=Text(title), title_justify="left", box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column("member", style="bold")
+    table.add_column("family", style="dim")
+    table.add_column("replica")
+    for column in _COLUMNS:
+        table.add_column(column, justify="right")
+    family_by_member = {voter.member: voter.family for voter in summary.members}
+    for member in report.members:
+        for replica, *counters in _rows(member):
+            cells = (member.member, family_by_member[member.member], replica, *counters)
+            table.add_row(*(Text(cell) for cell in cells))
+    return table
+
+
+def _rows(member: MemberState) -> list[tuple[str, ...]]:
+    rows = [(replica.replica_id, *_counters(replica.stats)) for replica in member.replicas]
+    if member.problem or not rows:
+        rows.append((f"away: {member.problem or 'no replica'}",))
+    return rows
+
+
+def _counters(stats: EngineStats) -> tuple[str, ...]:
+    counters = (
+        stats.running_requests,
+        stats.waiting_requests,
+        stats.finished_requests,
+        stats.aborted_requests,
+        stats.prompt_tokens,
+        stats.completion_tokens,
+        stats.steps,
+        stats.max_batch,
+    )
+    return tuple(f"{counter:,}" for counter in counters)

@@ -1,0 +1,111 @@
+"""``ensemble validate`` and ``ensemble schema``: a spec without running it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from ensemble.checkpoints.check_reference import check_reference
+from ensemble.cli.terminal import stdout_console
+from ensemble.config import MemberConfig, Spec
+from ensemble.errors import CheckpointError
+from ensemble.router.config import QuorumConfig
+from ensemble.spec_file import load_spec, spec_schema
+
+SpecPath = Annotated[Path, typer.Argument(metavar="SPEC", help="The spec, a YAML file; see `ensemble schema`.")]
+
+
+def validate(
+    spec: SpecPath,
+    *,
+    skip_checkpoints: Annotated[
+        bool, typer.Option("--skip-checkpoints", help="Do not look for the checkpoints: they lie on another machine.")
+    ] = False,
+) -> None:
+    """Check a spec and the checkpoints it names, and show what it holds; exits with 2 and the reason when it is bad."""
+    checked = load_spec(spec)
+    if not skip_checkpoints:
+        check_checkpoints(checked)
+    console = stdout_console()
+    console.print(_draw_members(checked))
+    console.print()
+    console.print(_draw_ensembles(checked))
+    host = f"[{checked.router.host}]" if ":" in checked.router.host else checked.router.host
+    console.print(f"\n{spec} is valid; it answers on {host}:{checked.router.port}", markup=False)
+
+
+def schema() -> None:
+    """Print the JSON schema of specs, for editors that complete and check YAML."""
+    typer.echo(spec_schema(), nl=False)
+
+
+def check_checkpoints(spec: Spec) -> None:
+    """Check that every checkpoint is there, as far as this machine can know.
+
+    Raises:
+        ConfigError: one is not; it names the member.
+    """
+    for index, member in enumerate(spec.members):
+        if member.checkpoint:
+            try:
+                check_reference(member.checkpoint)
+            except CheckpointError as error:
+                where = f"members[{index}].checkpoint ({error.where})"
+                raise CheckpointError(where, error.problem, error.remedy) from error
+
+
+def _draw_members(spec: Spec) -> Table:
+    table = _table("member", "family", "engine", "replicas", "cpus", "gpus", "weight", "checkpoint")
+    for member in spec.members:
+        resources = member.resources
+        _add_row(
+            table,
+            member.name,
+            member.family,
+            _describe_engine(member),
+            str(member.replicas),
+            f"{resources.cpus:g}",
+            f"{resources.gpus:g}",
+            f"{member.weight:g}",
+            member.checkpoint,
+        )
+    return table
+
+
+def _draw_ensembles(spec: Spec) -> Table:
+    table = _table("ensemble", "classify", "generate", "quorum", "members")
+    for ensemble in spec.ensembles:
+        _add_row(
+            table,
+            ensemble.name,
+            ensemble.classify_strategy,
+            ensemble.generate_strategy,
+            _describe_quorum(ensemble.quorum),
+            ", ".join(ensemble.members),
+        )
+    return table
+
+
+def _describe_engine(member: MemberConfig) -> str:
+    return f"embedded {member.engine.dtype}" if member.engine.type == "embedded" else member.engine.type
+
+
+def _describe_quorum(quorum: QuorumConfig) -> str:
+    families = "1 family" if quorum.min_families == 1 else f"{quorum.min_families} families"
+    ending = "stops early" if quorum.stop_early else "waits for all"
+    return f"weight {quorum.min_weight:g}, {families}, {ending}"
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    return table
+
+
+def _add_row(table: Table, *cells: str) -> None:
+    table.add_row(*(Text(cell) for cell in cells))

@@ -1,0 +1,1 @@
+"""A smaller checkpoint from a larger one, by a recipe."""

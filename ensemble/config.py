@@ -1,0 +1,178 @@
+"""The spec of an application: members, ensembles, limits. The only reader of the environment."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from ensemble.engines.config import EmbeddedEngineConfig, EngineConfig
+from ensemble.engines.prompt_format import PromptFormat
+from ensemble.router.config import EnsembleConfig, LimitsConfig, Name
+from ensemble.voting.registry import STRATEGY_NAMES, get_strategy
+from ensemble.voting.strategy import task_of
+
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+HEAVIEST = 1e6
+"""A member's greatest weight: far above any sensible one, far below where sums of weights lose their exactness."""
+
+
+class ResourcesConfig(BaseModel):
+    """What Ray reserves for one replica."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    cpus: float = Field(default=1.0, ge=0.0, allow_inf_nan=False, description="cores, fractions allowed")
+    gpus: float = Field(default=0.0, ge=0.0, allow_inf_nan=False, description="GPUs, fractions share one")
+    memory_gib: float = Field(default=0.0, ge=0.0, allow_inf_nan=False, description="0 reserves none")
+
+
+class MemberConfig(BaseModel):
+    """One model variant: what it runs, where, and what its ballot counts for."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: Name
+    family: Name = Field(description="members made from one base model share a family")
+    checkpoint: str = Field(
+        default="",
+        description="Hugging Face id, folder, GGUF file, package:NAME/FILE.gguf, or cache:NAME in the cache",
+    )
+    engine: EngineConfig = EmbeddedEngineConfig()
+    prompt: PromptFormat = PromptFormat()
+    replicas: int = Field(default=1, ge=1, le=1_000)
+    resources: ResourcesConfig = ResourcesConfig()
+    weight: float = Field(default=1.0, gt=0, le=HEAVIEST, allow_inf_nan=False, description="what a ballot counts for")
+
+    @field_validator("engine", mode="before")
+    @classmethod
+    def _embedded_when_not_named(cls, engine: Any) -> Any:
+        return {"type": "embedded", **engine} if isinstance(engine, Mapping) else engine
+
+    @model_validator(mode="after")
+    def _needs_checkpoint(self) -> Self:
+        if self.engine.type != "echo" and not self.checkpoint:
+            raise ValueError("an engine with a model needs a checkpoint")
+        return self
+
+    @model_validator(mode="after")
+    def _cuda_needs_gpu(self) -> Self:
+        if self.engine.type == "embedded" and self.engine.device == "cuda" and not self.resources.gpus:
+            raise ValueError("engine.device is cuda, but resources.gpus is 0; give it a GPU or a fraction of one")
+        return self
+
+
+class RouterConfig(BaseModel):
+    """The router deployment, which owns the endpoint."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    host: str = Field(default="127.0.0.1", description="0.0.0.0 listens on every address")
+    port: int = Field(default=9000, ge=1, le=65_535, description="replicas on one node share it")
+    replicas: int = Field(default=1, ge=1, le=1_000)
+    cpus: float = Field(default=0.0, ge=0.0, allow_inf_nan=False)
+
+
+class VotingConfig(BaseModel):
+    """The voting deployment, which counts heavy strategies."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    replicas: int = Field(default=1, ge=1, le=1_000)
+    threads: int = Field(default=2, ge=1, le=256)
+    cpus: float = Field(default=0.0, ge=0.0, allow_inf_nan=False)
+
+
+class ServingConfig(BaseModel):
+    """How deployments come and go."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    drain_timeout_s: Positive = Field(
+        default=30.0, description="calls under way may take this long when a replica stops"
+    )
+    start_timeout_s: Positive = Field(default=600.0, description="the application must be up by then")
+    health_check_period_s: Positive = 5.0
+    health_check_timeout_s: Positive = 15.0
+    http_proxy: bool = Field(default=False, description="Serve's HTTP proxy, which KubeRay probes")
+    revision: str = Field(default="", description="change it to replace every replica, one after another")
+
+
+class Spec(BaseModel):
+    """One application: the members, the ensembles they form, and how they are served."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    version: Literal[1] = Field(description="of this format")
+    name: Name = "ensemble"
+    members: tuple[MemberConfig, ...] = Field(min_length=1)
+    ensembles: tuple[EnsembleConfig, ...] = Field(min_length=1)
+    router: RouterConfig = RouterConfig()
+    voting: VotingConfig = VotingConfig()
+    limits: LimitsConfig = LimitsConfig()
+    serving: ServingConfig = ServingConfig()
+
+    @model_validator(mode="after")
+    def _names_fit(self) -> Self:
+        family_by_member = {member.name: member.family for member in self.members}
+        _check_unique("members", [member.name for member in self.members])
+        _check_unique("ensembles", [ensemble.name for ensemble in self.ensembles])
+        for index, ensemble in enumerate(self.ensembles):
+            where = f"ensembles[{index}]"
+            _check_unique(f"{where}.members", list(ensemble.members))
+            for member in ensemble.members:
+                if member not in family_by_member:
+                    known = ", ".join(family_by_member)
+                    raise ValueError(f"{where}.members names {member!r}, which is no member; the members are: {known}")
+            num_families = len({family_by_member[member] for member in ensemble.members})
+            if ensemble.quorum.min_families > num_families:
+                wanted = ensemble.quorum.min_families
+                raise ValueError(f"{where}.quorum.min_families is {wanted}, but its members have {num_families}")
+            _check_strategy(f"{where}.classify_strategy", ensemble.classify_strategy, has_choices=True)
+            _check_strategy(f"{where}.generate_strategy", ensemble.generate_strategy, has_choices=False)
+            if ensemble.generation.max_tokens > self.limits.max_tokens:
+                tokens, most = ensemble.generation.max_tokens, self.limits.max_tokens
+                raise ValueError(f"{where}.generation.max_tokens is {tokens}, but limits.max_tokens is {most}")
+        return self
+
+
+def _check_unique(where: str, names: list[str]) -> None:
+    for name in names:
+        if names.count(name) > 1:
+            raise ValueError(f"{where} names {name!r} twice")
+
+
+def _check_strategy(where: str, name: str, *, has_choices: bool) -> None:
+    known = ", ".join(STRATEGY_NAMES)
+    if name not in STRATEGY_NAMES:
+        raise ValueError(f"{where} is {name!r}, which is no strategy; the strategies are: {known}")
+    if task_of(get_strategy(name), has_choices=has_choices) is None:
+        raise ValueError(f"{where} is {name!r}, which cannot vote on this; the strategies are: {known}")
+
+
+def wanted_resources(spec: Spec) -> dict[str, tuple[ResourcesConfig, int]]:
+    """Say what one replica takes and how many there are, by place in the spec."""
+    wanted = {f"members[{i}].resources": (member.resources, member.replicas) for i, member in enumerate(spec.members)}
+    for place, part in (("router", spec.router), ("voting", spec.voting)):
+        wanted[place] = (ResourcesConfig(cpus=part.cpus), part.replicas)
+    return wanted
+
+
+def cache_dir() -> Path:
+    """Where converted checkpoints are kept: ``ENSEMBLE_CACHE_DIR``, or ``~/.cache/ensemble``."""
+    return Path(os.environ.get("ENSEMBLE_CACHE_DIR", "~/.cache/ensemble")).expanduser()
+
+
+def set_ray_environment() -> None:
+    """Set what Ray reads when it starts, unless the operator has set it already."""
+    for name, value in {
+        # Token authentication would switch itself on when the user's home has a token of another cluster.
+        "RAY_AUTH_MODE": "disabled",
+        "RAY_USAGE_STATS_ENABLED": "0",
+        # Ray's workers would run at niceness 15, and wait for whoever else wants the processor.
+        "RAY_worker_niceness": "0",
+    }.items():
+        os.environ.setdefault(name, value)

@@ -1,0 +1,1 @@
+"""Code that runs one checkpoint in this process."""

@@ -1,0 +1,85 @@
+"""The contract of an engine: code that runs one checkpoint in this process."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
+
+    from ensemble.generation import ChoiceScores, CompletionChunk, GenerationRequest, ScoringRequest
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineStats:
+    """An engine's own counters, all since it started, except the two that say ``running`` and ``waiting``.
+
+    ``max_steps_to_abort`` is the largest number of decoding steps that any aborted request still took part in after
+    its abort was asked for: 0 or 1 in a sound engine.
+    """
+
+    running_requests: int = 0
+    waiting_requests: int = 0
+    finished_requests: int = 0
+    aborted_requests: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    aborted_tokens: int = 0
+    """Completion tokens of requests that were aborted."""
+    steps: int = 0
+    """Forward passes."""
+    max_batch: int = 0
+    """The most requests that one forward pass has served."""
+    max_steps_to_abort: int = 0
+
+
+class Engine(Protocol):
+    """Runs one checkpoint. All methods are called from one event loop, many at a time; requests are batched.
+
+    Abort: closing the iterator of ``generate``, or cancelling the task that awaits it or ``score``, takes the request
+    out of the engine before its next decoding step but one.
+    """
+
+    async def start(self) -> None:
+        """Load the checkpoint and generate once, so that the first request is not slow.
+
+        Raises:
+            CheckpointError: it is missing, cut short or unsupported.
+            ConfigError: the machine lacks what the config asks for (a GPU, say).
+        """
+        ...
+
+    def generate(self, request: GenerationRequest) -> AsyncGenerator[CompletionChunk]:
+        """Stream a completion; the last chunk alone has a finish reason.
+
+        Raises:
+            MemberBusyError: the waiting queue is full.
+            MemberRefusedError: the prompt does not fit the context.
+        """
+        ...
+
+    async def score(self, request: ScoringRequest) -> ChoiceScores:
+        """Give the choices' length-normalised log-probabilities; the prompt is read once for all of them.
+
+        Raises:
+            MemberBusyError: the waiting queue is full.
+            MemberRefusedError: the prompt with its longest choice does not fit the context.
+        """
+        ...
+
+    def stats(self) -> EngineStats:
+        """Read the counters; cheap, from any thread."""
+        ...
+
+    async def check_health(self) -> None:
+        """Return when the engine can serve.
+
+        Raises:
+            MemberError: it cannot, and will not without a restart.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Abort what is running and free the memory; idempotent."""
+        ...

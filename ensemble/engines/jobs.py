@@ -1,0 +1,106 @@
+"""Requests inside the embedded engine: their progress, and the way back to whoever awaits them."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+
+from ensemble.engines.detokenizer import Detokenizer, TokenDecoder
+from ensemble.engines.sampling import Sampler
+from ensemble.engines.stop_text import StopText
+from ensemble.errors import MemberError
+from ensemble.generation import ChoiceScores, CompletionChunk, FinishReason, GenerationRequest, ScoringRequest
+
+Outcome = CompletionChunk | ChoiceScores | MemberError
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class Job:
+    """One request under way.
+
+    ``outcomes`` is touched by the event loop only and holds at most a chunk a token. ``is_aborted`` is set by the
+    event loop and read by the engine's thread before each forward pass; everything else belongs to that thread.
+    """
+
+    outcomes: asyncio.Queue[Outcome] = field(default_factory=asyncio.Queue)
+    is_aborted: bool = False
+    is_running: bool = False
+    completion_tokens: int = 0
+    steps_after_abort: int = 0
+    """Forward passes that this request took part in and that ended after its abort was asked for."""
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class ScoringJob(Job):
+    """A scoring request, and its tokens once they are known."""
+
+    request: ScoringRequest
+    prompt: list[int] = field(default_factory=list)
+    choices: tuple[tuple[int, ...], ...] = ()
+
+    @property
+    def num_fed(self) -> int:
+        """Tokens to read: a choice's last is only predicted."""
+        return len(self.prompt) + self.num_outputs - 1
+
+    @property
+    def num_outputs(self) -> int:
+        """Tokens whose next-token logits are needed."""
+        return 1 + sum(len(choice) - 1 for choice in self.choices)
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class GenerationJob(Job):
+    """A completion that grows a token at a time."""
+
+    request: GenerationRequest
+    prompt: list[int] = field(default_factory=list)
+    num_cached: int = 0
+    """Tokens whose keys and values are in the cache."""
+    is_broken: bool = False
+    """Whether its logits were not numbers, so that its cache row may hold NaN."""
+    last_token: int = 0
+    logprob: float = 0.0
+    sampler: Sampler = field(init=False)
+    _max_tokens: int = 0
+    _eos_tokens: frozenset[int] = frozenset()
+    _detokenizer: Detokenizer = field(init=False)
+    _stop: StopText = field(init=False)
+
+    def begin(self, prompt: list[int], *, decoder: TokenDecoder, eos_tokens: frozenset[int], max_context: int) -> None:
+        """Give the job its prompt's tokens and what its completion needs."""
+        parameters = self.request.parameters
+        self.prompt = prompt
+        self.sampler = Sampler.from_parameters(parameters)
+        self._max_tokens = min(parameters.max_tokens, max_context - len(prompt))
+        self._eos_tokens = eos_tokens
+        self._detokenizer = Detokenizer(decoder, prompt)
+        self._stop = StopText(parameters.stop)
+
+    @property
+    def is_read(self) -> bool:
+        """Whether the whole prompt is in the cache, so that tokens follow one by one."""
+        return self.num_cached >= len(self.prompt)
+
+    def accept(self, token: int, logprob: float) -> CompletionChunk | None:
+        """Take the next token; return a chunk when there is text for one, or when this was the last."""
+        self.last_token = token
+        self.completion_tokens += 1
+        self.logprob += logprob
+        is_eos = token in self._eos_tokens
+        text = "" if is_eos else self._stop.push(self._detokenizer.push(token))
+        is_last = is_eos or self._stop.is_met or self.completion_tokens >= self._max_tokens
+        if is_last and not self._stop.is_met:
+            text += self._stop.push(self._detokenizer.flush())
+        if is_last and not self._stop.is_met:
+            text += self._stop.flush()
+        if not text and not is_last:
+            return None
+        reason = FinishReason.STOP if is_eos or self._stop.is_met else FinishReason.LENGTH
+        return CompletionChunk(
+            text=text,
+            completion_tokens=self.completion_tokens,
+            prompt_tokens=len(self.prompt),
+            logprob=self.logprob,
+            finish_reason=reason if is_last else None,
+        )

@@ -1,0 +1,89 @@
+"""What is asked of a model and what it gives back, in the words of OpenAI and vLLM."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+
+class FinishReason(StrEnum):
+    """Why a completion ended."""
+
+    STOP = "stop"
+    """The model ended it, or a stop string was met."""
+    LENGTH = "length"
+    """``max_tokens`` or the context was used up."""
+    ABORT = "abort"
+    """Nobody wanted it any more."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GenerationParameters:
+    """How a completion is drawn.
+
+    ``temperature`` 0 is greedy. ``top_p`` lies in (0, 1]. ``seed`` None draws a new one. A completion ends before
+    the first of ``stop`` that its text contains; the stop string itself is not part of the completion.
+    """
+
+    max_tokens: int = 128
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GenerationRequest:
+    """One prompt for one engine."""
+
+    request_id: str
+    prompt: str
+    parameters: GenerationParameters = field(default_factory=GenerationParameters)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScoringRequest:
+    """One prompt and the choices whose log-probabilities are wanted, in the caller's order."""
+
+    request_id: str
+    prompt: str
+    choices: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CompletionChunk:
+    """A piece of a completion, in order.
+
+    The last piece alone has a ``finish_reason``. ``completion_tokens`` counts from the start of the completion.
+    ``logprob`` is the sum of the log-probabilities (natural logarithm) of the tokens so far.
+    """
+
+    text: str
+    completion_tokens: int
+    prompt_tokens: int
+    logprob: float
+    finish_reason: FinishReason | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Completion:
+    """A whole completion; ``logprob`` is the sum over its tokens (natural logarithm)."""
+
+    text: str
+    finish_reason: FinishReason
+    prompt_tokens: int
+    completion_tokens: int
+    logprob: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChoiceScores:
+    """Log-probabilities of the choices of one scoring request, in the caller's order.
+
+    ``logprobs`` are divided by the choice's number of tokens (natural logarithm, mean per token), so that long
+    choices are not punished for being long; ``num_tokens`` gives those counts.
+    """
+
+    logprobs: tuple[float, ...]
+    num_tokens: tuple[int, ...]
+    prompt_tokens: int

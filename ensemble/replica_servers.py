@@ -1,0 +1,233 @@
+"""The servers that replicas run: a member, the voting service, the router."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+
+from ensemble.config import MemberConfig, Spec, cache_dir
+from ensemble.engines.engine import Engine, EngineStats
+from ensemble.engines.load import build_engine
+from ensemble.errors import MemberUnavailableError
+from ensemble.generation import GenerationParameters
+from ensemble.router.election import Ensemble
+from ensemble.router.ensemble_router import EnsembleRouter
+from ensemble.router.ports import ReplicaPicker
+from ensemble.rpc.channels import ChannelCache
+from ensemble.rpc.ensemble_servicer import EnsembleServicer, MemberEntry
+from ensemble.rpc.member_client import GrpcMemberClient
+from ensemble.rpc.member_servicer import MemberServicer
+from ensemble.rpc.replica_call import ReplicaCaller
+from ensemble.rpc.server import GrpcServer, Service
+from ensemble.rpc.voting_client import GrpcVotingClient
+from ensemble.rpc.voting_servicer import VotingServicer
+from ensemble.serving.observer import ServeObserver
+from ensemble.serving.replica import Place
+from ensemble.v1 import ensemble_service_pb2, member_service_pb2, voting_service_pb2
+from ensemble.voting.ballot import Voter
+from ensemble.voting.short_answer import AnswerRule
+from ensemble.voting.strategy import Quorum
+
+READINESS_POLL_S = 0.5
+VOTING = "voting"
+ROUTER = "router"
+MEMBER_MESSAGE_BYTES = 1 << 28
+"""Between our own replicas: a heavy vote carries every text of the panel."""
+
+
+@dataclass(slots=True)
+class MemberServer:
+    """A member's replica: an engine and the server in front of it."""
+
+    engine: Engine
+    server: GrpcServer
+
+    @property
+    def port(self) -> int:
+        """The port that it listens on."""
+        return self.server.port
+
+    def stats(self) -> EngineStats:
+        """Read the engine's counters."""
+        return self.engine.stats()
+
+    async def check_health(self) -> None:
+        """Raise when the engine cannot serve."""
+        await self.engine.check_health()
+
+    async def stop(self, *, grace_s: float) -> None:
+        """Drain, then free the engine."""
+        await self.server.stop(grace_s=grace_s)
+        await self.engine.close()
+
+
+@dataclass(slots=True)
+class VotingServer:
+    """A voting replica."""
+
+    servicer: VotingServicer
+    server: GrpcServer
+
+    @property
+    def port(self) -> int:
+        """The port that it listens on."""
+        return self.server.port
+
+    def stats(self) -> None:
+        """Say that there is no engine."""
+
+    async def check_health(self) -> None:
+        """Return: it has nothing that could break but the process."""
+
+    async def stop(self, *, grace_s: float) -> None:
+        """Drain."""
+        await self.server.stop(grace_s=grace_s)
+        self.servicer.close()
+
+
+@dataclass(slots=True)
+class RouterServer:
+    """A router replica: the endpoint, and the channels to everyone it calls."""
+
+    channels: ChannelCache
+    server: GrpcServer
+    observer: ServeObserver
+    readiness: asyncio.Task[None]
+
+    @property
+    def port(self) -> int:
+        """The port that it listens on."""
+        return self.server.port
+
+    def stats(self) -> None:
+        """Say that there is no engine."""
+
+    async def check_health(self) -> None:
+        """Tell the figures, and return: members that are away make abstentions, not a broken router."""
+        self.observer.flush()
+
+    async def stop(self, *, grace_s: float) -> None:
+        """Drain, then let go of the members."""
+        self.readiness.cancel()
+        await self.server.stop(grace_s=grace_s)
+        self.observer.flush()
+        await self.channels.close()
+
+
+async def start_member(member: MemberConfig, secret: str, place: Place) -> MemberServer:
+    """Load the member's engine and serve it on a free port."""
+    engine = build_engine(
+        member.engine,
+        checkpoint=member.checkpoint,
+        member=member.name,
+        prompt_format=member.prompt,
+        cache_dir=cache_dir() / "checkpoints",
+    )
+    await engine.start()
+    service = Service(
+        descriptor=member_service_pb2.DESCRIPTOR.services_by_name["MemberService"],
+        servicer=MemberServicer(member.name, engine),
+    )
+    server = GrpcServer([service], max_message_bytes=MEMBER_MESSAGE_BYTES, secret=secret)
+    await server.start(place.node_ip, 0)
+    return MemberServer(engine=engine, server=server)
+
+
+async def start_voting(num_threads: int, secret: str, place: Place) -> VotingServer:
+    """Serve votes on a free port."""
+    servicer = VotingServicer(num_threads=num_threads)
+    service = Service(descriptor=voting_service_pb2.DESCRIPTOR.services_by_name["VotingService"], servicer=servicer)
+    server = GrpcServer([service], max_message_bytes=MEMBER_MESSAGE_BYTES, secret=secret)
+    await server.start(place.node_ip, 0)
+    return VotingServer(servicer=servicer, server=server)
+
+
+async def start_router(spec: Spec, secret: str, place: Place) -> RouterServer:
+    """Serve the endpoint."""
+    channels = ChannelCache()
+    observer = ServeObserver()
+
+    def caller(name: str, *, pick_timeout_s: float = spec.limits.pick_timeout_s) -> ReplicaCaller:
+        picker = place.picker_by_name[name]
+        return ReplicaCaller(name=name, picker=picker, channels=channels, pick_timeout_s=pick_timeout_s)
+
+    clients = {
+        member.name: GrpcMemberClient(caller(member_deployment(member.name)), member=member.name, secret=secret)
+        for member in spec.members
+    }
+    router = EnsembleRouter(
+        build_ensembles(spec),
+        clients,
+        # The members have done their work by then: better late than lost.
+        GrpcVotingClient(caller(VOTING, pick_timeout_s=spec.limits.request_timeout_s), secret=secret),
+        limits=spec.limits,
+        observer=observer,
+    )
+    members = {
+        member.name: MemberEntry(checkpoint=member.checkpoint, client=clients[member.name]) for member in spec.members
+    }
+    service = Service(
+        descriptor=ensemble_service_pb2.DESCRIPTOR.services_by_name["EnsembleService"],
+        servicer=EnsembleServicer(router, members),
+    )
+    server = GrpcServer([service], max_message_bytes=spec.limits.max_message_bytes)
+    await server.start(spec.router.host, spec.router.port, is_ready=False)
+    readiness = asyncio.create_task(_announce(server, spec, place), name="readiness")
+    return RouterServer(channels=channels, server=server, observer=observer, readiness=readiness)
+
+
+async def _announce(server: GrpcServer, spec: Spec, place: Place) -> None:
+    """Let health say SERVING once every member of one ensemble, and the voting service, have had a replica."""
+
+    async def members_up(members: tuple[str, ...]) -> None:
+        for name in (VOTING, *map(member_deployment, members)):
+            await wait_for_replica(place.picker_by_name[name])
+
+    waits = [asyncio.create_task(members_up(ensemble.members)) for ensemble in spec.ensembles]
+    try:
+        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for wait in waits:
+            wait.cancel()
+    await server.set_ready()
+
+
+async def wait_for_replica(picker: ReplicaPicker) -> None:
+    """Return when a deployment has a replica; the task that waits is cancelled when nobody needs it."""
+    while True:
+        try:
+            await picker.pick()
+        except MemberUnavailableError:
+            await asyncio.sleep(READINESS_POLL_S)
+        else:
+            return
+
+
+def build_ensembles(spec: Spec) -> tuple[Ensemble, ...]:
+    """Make the router's ensembles from the spec."""
+    member_by_name = {member.name: member for member in spec.members}
+    return tuple(
+        Ensemble(
+            name=config.name,
+            voters=tuple(
+                Voter(member=name, family=member_by_name[name].family, weight=member_by_name[name].weight)
+                for name in config.members
+            ),
+            classify_strategy=config.classify_strategy,
+            generate_strategy=config.generate_strategy,
+            quorum=Quorum(
+                min_weight=config.quorum.min_weight,
+                min_families=config.quorum.min_families,
+                stop_early=config.quorum.stop_early,
+            ),
+            fail_without_quorum=config.quorum.on_missed == "fail",
+            answer_rule=AnswerRule(extract=config.answer.extract, pattern=config.answer.pattern),
+            parameters=GenerationParameters(**config.generation.model_dump()),
+        )
+        for config in spec.ensembles
+    )
+
+
+def member_deployment(member: str) -> str:
+    """Name a member's deployment."""
+    return f"member-{member}"

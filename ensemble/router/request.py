@@ -1,0 +1,87 @@
+"""What a client asks of the router, in our own types, and what it hears."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+from ensemble.generation import GenerationParameters
+from ensemble.voting.ballot import Abstention, Ballot
+from ensemble.voting.decision import Decision
+from ensemble.voting.strategy import Quorum
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QuorumOverrides:
+    """The quorum's fields that a request sets; None keeps the ensemble's."""
+
+    min_weight: float | None = None
+    min_families: int | None = None
+    stop_early: bool | None = None
+
+    def applied_to(self, quorum: Quorum) -> Quorum:
+        """Give ``quorum`` with the fields set here."""
+        return Quorum(
+            min_weight=quorum.min_weight if self.min_weight is None else self.min_weight,
+            min_families=quorum.min_families if self.min_families is None else self.min_families,
+            stop_early=quorum.stop_early if self.stop_early is None else self.stop_early,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ParameterOverrides:
+    """The generation parameters that a request sets; None (or no stop string) keeps the ensemble's."""
+
+    max_tokens: int | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+
+    def applied_to(self, parameters: GenerationParameters) -> GenerationParameters:
+        """Give ``parameters`` with the fields set here."""
+        fields = {name: getattr(self, name) for name in ("max_tokens", "temperature", "top_p", "seed")}
+        given = {name: value for name, value in fields.items() if value is not None}
+        return replace(parameters, **given, stop=self.stop or parameters.stop)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VoteOptions:
+    """How one request departs from the ensemble's defaults; empty means the default."""
+
+    strategy: str = ""
+    panel: tuple[str, ...] = ()
+    quorum: QuorumOverrides = field(default_factory=QuorumOverrides)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClassifyRequest:
+    """A question with given choices. An empty ``ensemble`` means the default one."""
+
+    request_id: str
+    ensemble: str
+    prompt: str
+    choices: tuple[str, ...]
+    options: VoteOptions = field(default_factory=VoteOptions)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GenerateRequest:
+    """A prompt to be completed. An empty ``ensemble`` means the default one."""
+
+    request_id: str
+    ensemble: str
+    prompt: str
+    parameters: ParameterOverrides = field(default_factory=ParameterOverrides)
+    options: VoteOptions = field(default_factory=VoteOptions)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TextPiece:
+    """The next characters of one member's completion."""
+
+    member: str
+    text: str
+
+
+Event = TextPiece | Ballot | Abstention | Decision
+"""What a stream tells, in the order of arrival; the decision comes last and once."""

@@ -1,0 +1,104 @@
+"""Checks a request against an ensemble and the limits, once; everything behind this trusts it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TypeVar
+
+from ensemble.errors import InvalidRequestError, UnknownNameError
+from ensemble.router.config import MAX_SEED, MAX_STOPS, LimitsConfig
+from ensemble.router.request import ParameterOverrides, QuorumOverrides
+
+EnsembleT = TypeVar("EnsembleT")
+
+
+def check_known(field: str, name: str, known: Iterable[str]) -> None:
+    """Raise UnknownNameError unless ``name`` is one of ``known``."""
+    names = tuple(known)
+    if name not in names:
+        raise UnknownNameError(field, f"there is no {name!r}", f"use one of: {', '.join(names)}")
+
+
+def check_prompt(prompt: str, limits: LimitsConfig) -> None:
+    """Raise InvalidRequestError for a prompt that is blank or too long."""
+    if not prompt.strip():
+        raise InvalidRequestError("prompt", "it is empty", "send a prompt with text")
+    if len(prompt) > limits.max_prompt_chars:
+        raise InvalidRequestError(
+            "prompt", f"it has {len(prompt)} characters", f"send at most {limits.max_prompt_chars}"
+        )
+
+
+def check_choices(choices: Sequence[str], limits: LimitsConfig) -> None:
+    """Raise InvalidRequestError for too few, too many, blank, long or equal choices."""
+    if len(choices) < 2:
+        raise InvalidRequestError("choices", f"there are {len(choices)}", "send 2 or more")
+    if len(choices) > limits.max_choices:
+        raise InvalidRequestError("choices", f"there are {len(choices)}", f"send at most {limits.max_choices}")
+    first_by_choice: dict[str, int] = {}
+    for index, choice in enumerate(choices):
+        field = f"choices[{index}]"
+        if not choice.strip():
+            raise InvalidRequestError(field, "it is empty", "send a choice with text")
+        if len(choice) > limits.max_choice_chars:
+            raise InvalidRequestError(
+                field, f"it has {len(choice)} characters", f"send at most {limits.max_choice_chars}"
+            )
+        first = first_by_choice.setdefault(choice.strip(), index)
+        if first != index:
+            raise InvalidRequestError(field, f"it equals choices[{first}]", "send each choice once")
+
+
+def check_panel(panel: Sequence[str], members: Sequence[str]) -> None:
+    """Raise for a panel with strangers or duplicates."""
+    for index, member in enumerate(panel):
+        check_known(f"options.panel[{index}]", member, members)
+        if panel.index(member) != index:
+            raise InvalidRequestError(f"options.panel[{index}]", f"{member!r} is named twice", "name each member once")
+
+
+def check_quorum(quorum: QuorumOverrides) -> None:
+    """Raise InvalidRequestError for a share outside [0, 1] or fewer than one family."""
+    check_range("options.quorum.min_weight", quorum.min_weight, 0.0, 1.0)
+    check_range("options.quorum.min_families", quorum.min_families, 1, 2**31 - 1)
+
+
+def check_parameters(parameters: ParameterOverrides, limits: LimitsConfig) -> None:
+    """Raise InvalidRequestError for a parameter outside its range."""
+    check_range("parameters.max_tokens", parameters.max_tokens, 1, limits.max_tokens)
+    check_range("parameters.temperature", parameters.temperature, 0.0, 2.0)
+    check_range("parameters.top_p", parameters.top_p, math.nextafter(0.0, 1.0), 1.0)
+    check_range("parameters.seed", parameters.seed, 0, MAX_SEED)
+    if len(parameters.stop) > MAX_STOPS:
+        raise InvalidRequestError("parameters.stop", f"there are {len(parameters.stop)}", f"send at most {MAX_STOPS}")
+    for index, stop in enumerate(parameters.stop):
+        if not stop:
+            raise InvalidRequestError(f"parameters.stop[{index}]", "it is empty", "send a stop string with text")
+
+
+def check_range(field: str, value: float | None, lowest: float, highest: float) -> None:
+    """Raise InvalidRequestError unless ``value`` is None or a number from ``lowest`` to ``highest``; NaN is none."""
+    if value is not None and not lowest <= value <= highest:
+        low = "above 0" if 0.0 < lowest < 1e-300 else f"from {lowest:g}"
+        raise InvalidRequestError(field, f"it is {value:g}", f"send a number {low} to {highest:g}")
+
+
+def default_ensemble(names: Sequence[str]) -> str:
+    """Name the ensemble that a request without a name means.
+
+    Raises:
+        InvalidRequestError: there are several and none is named ``default``.
+    """
+    if len(names) == 1:
+        return names[0]
+    if "default" in names:
+        return "default"
+    raise InvalidRequestError("ensemble", "it is empty and there are several", f"use one of: {', '.join(names)}")
+
+
+def pick_ensemble(name: str, ensemble_by_name: Mapping[str, EnsembleT]) -> EnsembleT:
+    """Find an ensemble; an empty name means the default one."""
+    wanted = name or default_ensemble(tuple(ensemble_by_name))
+    check_known("ensemble", wanted, ensemble_by_name)
+    return ensemble_by_name[wanted]

@@ -1,0 +1,1 @@
+"""Everything that knows gRPC: servers, servicers, conversion to and from the wire, statuses, clients."""

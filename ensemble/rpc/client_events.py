@@ -1,0 +1,102 @@
+"""What a client hears, from the wire to our own types."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ensemble.engines.engine import EngineStats
+from ensemble.errors import EndpointError
+from ensemble.router.request import Event, TextPiece
+from ensemble.rpc.convert import stats_from_wire
+from ensemble.rpc.convert_vote import abstention_from_wire, ballot_from_wire, decision_from_wire
+from ensemble.v1 import ensemble_service_pb2 as pb
+from ensemble.voting.ballot import Voter
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EnsembleSummary:
+    """An ensemble as a client sees it; members are in the order that breaks ties."""
+
+    name: str
+    members: tuple[Voter, ...]
+    classify_strategy: str
+    generate_strategy: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReplicaState:
+    """One replica and its engine's counters."""
+
+    replica_id: str
+    stats: EngineStats
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemberState:
+    """A member's replicas; ``problem`` says why some are missing."""
+
+    member: str
+    checkpoint: str
+    replicas: tuple[ReplicaState, ...]
+    problem: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EnsembleReport:
+    """An ensemble with the state of its members."""
+
+    ensemble: EnsembleSummary
+    members: tuple[MemberState, ...]
+
+
+def generate_event_from_wire(wire: pb.StreamGenerateResponse) -> Event:
+    """Read what happened during a generation."""
+    match wire.WhichOneof("event"):
+        case "piece":
+            return TextPiece(member=wire.piece.member, text=wire.piece.text)
+        case "ballot":
+            return ballot_from_wire(wire.ballot)
+        case "abstention":
+            return abstention_from_wire(wire.abstention)
+        case "response":
+            return decision_from_wire(wire.response.decision)
+    raise EndpointError("the server", "UNIMPLEMENTED", "it sent an event that this client does not know")
+
+
+def classify_event_from_wire(wire: pb.StreamClassifyResponse) -> Event:
+    """Read what happened during a vote among choices."""
+    match wire.WhichOneof("event"):
+        case "ballot":
+            return ballot_from_wire(wire.ballot)
+        case "abstention":
+            return abstention_from_wire(wire.abstention)
+        case "response":
+            return decision_from_wire(wire.response.decision)
+    raise EndpointError("the server", "UNIMPLEMENTED", "it sent an event that this client does not know")
+
+
+def summary_from_wire(wire: pb.EnsembleSummary) -> EnsembleSummary:
+    """Read an ensemble's summary."""
+    return EnsembleSummary(
+        name=wire.name,
+        members=tuple(Voter(member=voter.member, family=voter.family, weight=voter.weight) for voter in wire.members),
+        classify_strategy=wire.classify_strategy,
+        generate_strategy=wire.generate_strategy,
+    )
+
+
+def report_from_wire(wire: pb.GetEnsembleResponse) -> EnsembleReport:
+    """Read an ensemble's report."""
+    members = (
+        MemberState(
+            member=member.member,
+            checkpoint=member.checkpoint,
+            replicas=tuple(
+                ReplicaState(replica_id=replica.replica_id, stats=stats_from_wire(replica.stats))
+                for replica in member.replicas
+            ),
+            problem=member.problem,
+        )
+        for member in wire.members
+    )
+    return EnsembleReport(ensemble=summary_from_wire(wire.ensemble), members=tuple(members))

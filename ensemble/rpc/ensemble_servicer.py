@@ -1,0 +1,164 @@
+"""EnsembleService over the router."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import uuid
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ensemble.errors import MemberError
+from ensemble.router.election import Ensemble
+from ensemble.router.ensemble_router import EnsembleRouter
+from ensemble.router.ports import MemberClient
+from ensemble.router.request import TextPiece
+from ensemble.router.validation import pick_ensemble
+from ensemble.rpc.convert import classify_request_from_wire, generate_request_from_wire, stats_to_wire
+from ensemble.rpc.convert_vote import (
+    abstention_to_wire,
+    ballot_to_wire,
+    decision_to_wire,
+    duration_to_wire,
+    voter_to_wire,
+)
+from ensemble.v1 import ensemble_service_pb2 as pb
+from ensemble.voting.ballot import Abstention, Ballot
+
+if TYPE_CHECKING:
+    from ensemble.rpc.methods import Context
+
+REQUEST_ID_KEY = "x-request-id"
+"""The metadata key under which a client may name its request."""
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+REPORT_TIMEOUT_S = 5.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemberEntry:
+    """What the servicer tells of a member, and how it asks for more."""
+
+    checkpoint: str
+    client: MemberClient
+
+
+class EnsembleServicer:
+    """Converts, and lets the router work."""
+
+    def __init__(self, router: EnsembleRouter, members: Mapping[str, MemberEntry]) -> None:
+        self._router = router
+        self._members = members
+
+    async def Generate(self, request: pb.GenerateRequest, context: Context) -> pb.GenerateResponse:  # noqa: N802
+        """Answer a prompt with a text."""
+        ours = generate_request_from_wire(request, _request_id(context))
+        decision = await self._router.generate(ours, timeout_s=self._timeout_s(context))
+        return pb.GenerateResponse(
+            request_id=ours.request_id, decision=decision_to_wire(decision, self._families(request.ensemble))
+        )
+
+    async def Classify(self, request: pb.ClassifyRequest, context: Context) -> pb.ClassifyResponse:  # noqa: N802
+        """Decide among given choices."""
+        ours = classify_request_from_wire(request, _request_id(context))
+        decision = await self._router.classify(ours, timeout_s=self._timeout_s(context))
+        return pb.ClassifyResponse(
+            request_id=ours.request_id, decision=decision_to_wire(decision, self._families(request.ensemble))
+        )
+
+    async def StreamGenerate(  # noqa: N802
+        self, request: pb.StreamGenerateRequest, context: Context
+    ) -> AsyncGenerator[pb.StreamGenerateResponse]:
+        """Answer a prompt, telling what happens."""
+        ours = generate_request_from_wire(request.request, _request_id(context))
+        families = self._families(ours.ensemble)
+        events = self._router.stream_generate(ours, timeout_s=self._timeout_s(context))
+        async with aclosing(events):
+            async for event in events:
+                match event:
+                    case TextPiece():
+                        yield pb.StreamGenerateResponse(piece=pb.TextPiece(member=event.member, text=event.text))
+                    case Ballot():
+                        yield pb.StreamGenerateResponse(ballot=ballot_to_wire(event, families[event.member]))
+                    case Abstention():
+                        yield pb.StreamGenerateResponse(abstention=abstention_to_wire(event, families[event.member]))
+                    case _:
+                        decision = decision_to_wire(event, families)
+                        response = pb.GenerateResponse(request_id=ours.request_id, decision=decision)
+                        yield pb.StreamGenerateResponse(response=response)
+
+    async def StreamClassify(  # noqa: N802
+        self, request: pb.StreamClassifyRequest, context: Context
+    ) -> AsyncGenerator[pb.StreamClassifyResponse]:
+        """Decide among given choices, telling what happens."""
+        ours = classify_request_from_wire(request.request, _request_id(context))
+        families = self._families(ours.ensemble)
+        events = self._router.stream_classify(ours, timeout_s=self._timeout_s(context))
+        async with aclosing(events):
+            async for event in events:
+                match event:
+                    case Ballot():
+                        yield pb.StreamClassifyResponse(ballot=ballot_to_wire(event, families[event.member]))
+                    case Abstention():
+                        yield pb.StreamClassifyResponse(abstention=abstention_to_wire(event, families[event.member]))
+                    case TextPiece():
+                        continue
+                    case _:
+                        decision = decision_to_wire(event, families)
+                        response = pb.ClassifyResponse(request_id=ours.request_id, decision=decision)
+                        yield pb.StreamClassifyResponse(response=response)
+
+    async def ListEnsembles(  # noqa: N802
+        self, request: pb.ListEnsemblesRequest, context: Context
+    ) -> pb.ListEnsemblesResponse:
+        """List all ensembles."""
+        return pb.ListEnsemblesResponse(ensembles=map(_summary, self._router.ensemble_by_name.values()))
+
+    async def GetEnsemble(  # noqa: N802
+        self, request: pb.GetEnsembleRequest, context: Context
+    ) -> pb.GetEnsembleResponse:
+        """Describe one ensemble."""
+        ensemble = pick_ensemble(request.ensemble, self._router.ensemble_by_name)
+        async with asyncio.TaskGroup() as group:
+            states = [group.create_task(self._state(voter.member)) for voter in ensemble.voters]
+        return pb.GetEnsembleResponse(
+            ensemble=_summary(ensemble),
+            members=[state.result() for state in states],
+            member_timeout=duration_to_wire(self._router.limits.member_timeout_s),
+        )
+
+    async def _state(self, member: str) -> pb.MemberState:
+        entry = self._members[member]
+        try:
+            reports = await entry.client.reports(timeout_s=REPORT_TIMEOUT_S)
+        except MemberError as error:
+            return pb.MemberState(member=member, checkpoint=entry.checkpoint, problem=error.problem)
+        replicas = [
+            pb.ReplicaState(replica_id=report.replica_id, stats=stats_to_wire(report.stats)) for report in reports
+        ]
+        return pb.MemberState(member=member, checkpoint=entry.checkpoint, replicas=replicas)
+
+    def _families(self, ensemble: str) -> Mapping[str, str]:
+        voters = pick_ensemble(ensemble, self._router.ensemble_by_name).voters
+        return {voter.member: voter.family for voter in voters}
+
+    def _timeout_s(self, context: Context) -> float:
+        remaining_s = context.time_remaining()
+        return self._router.limits.request_timeout_s if remaining_s is None else remaining_s
+
+
+def _summary(ensemble: Ensemble) -> pb.EnsembleSummary:
+    return pb.EnsembleSummary(
+        name=ensemble.name,
+        members=map(voter_to_wire, ensemble.voters),
+        classify_strategy=ensemble.classify_strategy,
+        generate_strategy=ensemble.generate_strategy,
+    )
+
+
+def _request_id(context: Context) -> str:
+    for key, value in context.invocation_metadata() or ():
+        if key == REQUEST_ID_KEY and isinstance(value, str) and _REQUEST_ID.fullmatch(value):
+            return value
+    return uuid.uuid4().hex

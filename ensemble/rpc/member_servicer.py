@@ -1,0 +1,58 @@
+"""MemberService over an engine."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import TYPE_CHECKING
+
+from ensemble.engines.engine import Engine
+from ensemble.errors import MemberError
+from ensemble.rpc.convert import chunk_to_wire, generation_request_from_wire, scoring_request_from_wire, stats_to_wire
+from ensemble.v1 import member_service_pb2
+
+if TYPE_CHECKING:
+    from ensemble.rpc.methods import Context
+
+
+class MemberServicer:
+    """Serves one engine. A cancelled call cancels its task, and with it the engine's request."""
+
+    def __init__(self, member: str, engine: Engine) -> None:
+        self._member = member
+        self._engine = engine
+
+    async def Complete(  # noqa: N802 - gRPC's name
+        self, request: member_service_pb2.CompleteRequest, context: Context
+    ) -> member_service_pb2.CompleteResponse:
+        """Complete a prompt."""
+        pieces: list[str] = []
+        async with aclosing(self._engine.generate(generation_request_from_wire(request))) as chunks:
+            async for chunk in chunks:
+                pieces.append(chunk.text)
+                if chunk.finish_reason is not None:
+                    return chunk_to_wire(chunk, "".join(pieces))
+        raise MemberError(self._member, "its engine ended a completion without a reason")
+
+    async def StreamComplete(  # noqa: N802 - gRPC's name
+        self, request: member_service_pb2.StreamCompleteRequest, context: Context
+    ) -> AsyncGenerator[member_service_pb2.StreamCompleteResponse]:
+        """Complete a prompt piece by piece."""
+        async with aclosing(self._engine.generate(generation_request_from_wire(request.request))) as chunks:
+            async for chunk in chunks:
+                yield member_service_pb2.StreamCompleteResponse(piece=chunk_to_wire(chunk, chunk.text))
+
+    async def Score(  # noqa: N802 - gRPC's name
+        self, request: member_service_pb2.ScoreRequest, context: Context
+    ) -> member_service_pb2.ScoreResponse:
+        """Give the choices' log-probabilities."""
+        scores = await self._engine.score(scoring_request_from_wire(request))
+        return member_service_pb2.ScoreResponse(
+            logprobs=scores.logprobs, choice_tokens=scores.num_tokens, prompt_tokens=scores.prompt_tokens
+        )
+
+    async def GetStats(  # noqa: N802 - gRPC's name
+        self, request: member_service_pb2.GetStatsRequest, context: Context
+    ) -> member_service_pb2.GetStatsResponse:
+        """Read the engine's counters."""
+        return member_service_pb2.GetStatsResponse(stats=stats_to_wire(self._engine.stats()))

@@ -1,0 +1,122 @@
+"""A gRPC server in a replica: our services, standard health and reflection, and a stop that loses nothing."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+from google.protobuf.descriptor import ServiceDescriptor
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from ensemble.errors import ConfigError
+from ensemble.rpc.methods import generic_handler
+from ensemble.rpc.secret import SecretGuard
+
+TRANSPORT_FACTOR = 4
+"""gRPC's own limit over ours: up to it an oversized message is read and refused with its facts."""
+KEEPALIVE_OPTIONS: tuple[tuple[str, int], ...] = (
+    ("grpc.keepalive_time_ms", 30_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+)
+
+
+class DrainingHealth(health.aio.HealthServicer):  # type: ignore[misc]  # it has no types
+    """Standard health whose watchers are told NOT_SERVING and let go: an open one would hold up the drain."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._drained = asyncio.Event()
+
+    async def Watch(  # noqa: N802 - gRPC's name
+        self, request: health_pb2.HealthCheckRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> None:
+        """Tell every change until the client leaves or the server drains."""
+        watching = asyncio.ensure_future(super().Watch(request, context))
+        drained = asyncio.ensure_future(self._drained.wait())
+        try:
+            await asyncio.wait({watching, drained}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            watching.cancel()
+            drained.cancel()
+
+    async def drain(self) -> None:
+        """Say NOT_SERVING, then let the watchers go."""
+        await self.enter_graceful_shutdown()
+        # One turn of the loop, in which they hear it.
+        await asyncio.sleep(0)
+        self._drained.set()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Service:
+    """A service of the protos and who serves it."""
+
+    descriptor: ServiceDescriptor
+    servicer: object
+
+
+class GrpcServer:
+    """One listening server. ``start`` it, read ``port``, ``stop`` it."""
+
+    def __init__(self, services: Sequence[Service], *, max_message_bytes: int, secret: str = "") -> None:
+        """Prepare; a ``secret`` makes every call without it fail, and leaves health and reflection out."""
+        self._services = services
+        self._server = grpc.aio.server(
+            options=(
+                ("grpc.max_receive_message_length", max_message_bytes * TRANSPORT_FACTOR),
+                ("grpc.max_send_message_length", -1),
+                ("grpc.so_reuseport", 1),
+                *KEEPALIVE_OPTIONS,
+            ),
+        )
+        handlers = [
+            generic_handler(service.descriptor, service.servicer, max_message_bytes=max_message_bytes)
+            for service in services
+        ]
+        # The guard comes first: handlers are asked in turn.
+        self._server.add_generic_rpc_handlers((SecretGuard(secret), *handlers) if secret else tuple(handlers))
+        self._health = DrainingHealth()
+        if not secret:
+            # Its methods would be found before the guard is asked.
+            health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+            names = [service.descriptor.full_name for service in services]
+            reflection.enable_server_reflection([*names, health.SERVICE_NAME, reflection.SERVICE_NAME], self._server)
+        self._stopped: asyncio.Task[None] | None = None
+        self.port = 0
+
+    async def start(self, host: str, port: int, *, is_ready: bool = True) -> None:
+        """Listen; port 0 takes a free one. Health says SERVING now if ``is_ready``, else after ``set_ready``.
+
+        Raises:
+            ConfigError: the port cannot be had.
+        """
+        try:
+            self.port = self._server.add_insecure_port(f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
+        except RuntimeError as error:
+            raise ConfigError(
+                "router.port", f"{host}:{port} cannot be listened on", "choose another port, or end what holds it"
+            ) from error
+        await self._server.start()
+        if is_ready:
+            await self.set_ready()
+
+    async def set_ready(self) -> None:
+        """Let health say SERVING."""
+        for name in ("", *(service.descriptor.full_name for service in self._services)):
+            await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
+
+    async def stop(self, *, grace_s: float) -> None:
+        """Take no new calls, let those under way end for ``grace_s``, then cut them off; once for all callers."""
+        if self._stopped is None:
+            self._stopped = asyncio.create_task(self._stop(grace_s))
+        await asyncio.shield(self._stopped)
+
+    async def _stop(self, grace_s: float) -> None:
+        await self._health.drain()
+        await self._server.stop(grace_s)

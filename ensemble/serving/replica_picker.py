@@ -1,0 +1,50 @@
+"""Replica choice by Ray Serve, for calls that Serve does not carry."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ray.exceptions import RayError
+from ray.serve.exceptions import RayServeException
+from ray.serve.handle import DeploymentHandle
+
+from ensemble.engines.engine import EngineStats
+from ensemble.errors import MemberUnavailableError
+from ensemble.router.ports import ReplicaAddress, ReplicaReport
+
+ADDRESS_KEY = "grpc_address"
+"""Where a replica's metadata has its server's ``host:port``."""
+
+
+class ServeReplicaPicker:
+    """A ReplicaPicker over a deployment handle."""
+
+    def __init__(self, name: str, handle: DeploymentHandle[Any]) -> None:
+        self._name = name
+        self._handle = handle
+
+    async def pick(self) -> ReplicaAddress:
+        """Let Serve choose.
+
+        No slot is reserved (``_reserve`` is Serve's own private switch, hence the pinned version): a reservation is a
+        call to the replica, which costs more than the vote, and our server limits itself.
+        """
+        try:
+            async with self._handle.choose_replica(_reserve=False) as selection:
+                address = selection.replica_metadata[ADDRESS_KEY]
+                return ReplicaAddress(replica_id=selection.replica_id, address=address)
+        except (RayServeException, RayError, KeyError) as error:
+            raise MemberUnavailableError(self._name, f"no replica can be chosen ({error})") from error
+
+    async def reports(self) -> tuple[ReplicaReport, ...]:
+        """Ask every replica for its counters."""
+        try:
+            results = await self._handle.broadcast("report").results_async(return_exceptions=True)
+        except (RayServeException, RayError) as error:
+            raise MemberUnavailableError(self._name, f"its replicas do not report ({error})") from error
+        # A replica that died a moment ago is no reason to keep silent about the others.
+        return tuple(
+            ReplicaReport(replica_id=result["replica_id"], stats=EngineStats(**result["stats"]))
+            for result in results
+            if isinstance(result, dict)
+        )

@@ -1,0 +1,125 @@
+"""The contract of a voting rule and of its running count."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Protocol
+
+from ensemble.voting.ballot import Vote, Voter
+from ensemble.voting.decision import DecidedBy, Decision
+from ensemble.voting.short_answer import AnswerRule
+
+
+class Task(StrEnum):
+    """What kind of ballots a strategy counts."""
+
+    CHOICE = "choice"
+    """Among choices that the caller gives."""
+    SHORT_ANSWER = "short_answer"
+    """Short texts that are extracted, normalised and clustered."""
+    FREE_TEXT = "free_text"
+    """Whole texts, one of which is chosen."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Quorum:
+    """How much of the panel a decision needs to be sound.
+
+    ``min_weight`` is a share of the panel's weight in [0, 1]; ``min_families`` counts families with a ballot, at
+    least 1. ``stop_early`` False waits for everyone, which never changes the answer, only the evidence.
+    """
+
+    min_weight: float = 0.5
+    min_families: int = 1
+    stop_early: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Question:
+    """What is voted on: the declared choices (empty for texts) and how a short answer is read from a text."""
+
+    panel: tuple[Voter, ...]
+    quorum: Quorum
+    choices: tuple[str, ...] = ()
+    answer_rule: AnswerRule = AnswerRule()
+
+
+class Tally(Protocol):
+    """The running count of one vote: a value, so adding gives a new tally. Votes may come in any order.
+
+    The same votes give the same decision, whatever the order they came in.
+    """
+
+    def add(self, vote: Vote) -> Tally:
+        """Count one member's ballot or abstention.
+
+        Raises:
+            InvalidRequestError: the member is not on the panel or has voted already, or the ballot does not fit the
+                question (an unknown choice, probabilities that are not finite or do not sum to 1, no text).
+        """
+        ...
+
+    def vote_of(self, member: str) -> Vote:
+        """Give a member's vote as it was counted: a short answer normalised, an unreadable text as an abstention.
+
+        Raises:
+            KeyError: the member is still out.
+        """
+        ...
+
+    @property
+    def waiting(self) -> tuple[str, ...]:
+        """Members who have neither voted nor abstained, in the panel's order."""
+        ...
+
+    @property
+    def num_cast(self) -> int:
+        """Ballots counted so far; an unparseable one counts as an abstention."""
+        ...
+
+    def is_decided(self) -> bool:
+        """Say whether no completion of the vote can change the answer or whether it is degraded."""
+        ...
+
+    def decide(self, decided_by: DecidedBy) -> Decision:
+        """Give the decision with what is in; members still out become cancelled or late abstentions.
+
+        Raises:
+            QuorumError: no ballot was cast at all.
+        """
+        ...
+
+
+class Strategy(Protocol):
+    """A voting rule. A new one is one file and one line in the registry."""
+
+    @property
+    def name(self) -> str:
+        """The rule's name in specs and requests."""
+        ...
+
+    @property
+    def tasks(self) -> frozenset[Task]:
+        """The kinds of ballots that the rule can count."""
+        ...
+
+    @property
+    def is_heavy(self) -> bool:
+        """Whether counting costs more than a network hop, so that the voting deployment does it."""
+        ...
+
+    def open_tally(self, question: Question) -> Tally:
+        """Start an empty count.
+
+        Raises:
+            InvalidRequestError: the rule cannot count this question (no choices where it needs some, say).
+        """
+        ...
+
+
+def task_of(strategy: Strategy, *, has_choices: bool) -> Task | None:
+    """Name the task a strategy would do for a request, or None when it cannot do any."""
+    wanted: Sequence[Task] = (Task.CHOICE,) if has_choices else (Task.SHORT_ANSWER, Task.FREE_TEXT)
+    return next((task for task in wanted if task in strategy.tasks), None)

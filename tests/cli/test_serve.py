@@ -1,0 +1,159 @@
+"""``ensemble serve`` as people run it: a process of its own, asked from others, ended by a signal."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.cli.specs import write_spec
+
+pytestmark = pytest.mark.ray
+
+START_TIMEOUT_S = 240.0
+END_TIMEOUT_S = 120.0
+ASK_TIMEOUT_S = 60.0
+SPEC = """
+version: 1
+name: served-by-test
+router: {{port: {port}}}
+members:
+  - {{name: quick, family: x, engine: {{type: echo, seed: 1}}, resources: {{cpus: 0.1}}}}
+  - {{name: twin, family: y, engine: {{type: echo, seed: 1}}, resources: {{cpus: 0.1}}}}
+  - {{name: slow, family: z, engine: {{type: echo, delay_s: 30}}, resources: {{cpus: 0.1, gpus: {gpus}}}}}
+ensembles:
+  - {{name: default, members: [quick, twin, slow]}}
+"""
+
+
+def free_port() -> int:
+    """Find a port that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@contextmanager
+def serving(spec: Path, output: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """Run the command in a session of its own, and leave nothing of it behind whatever happens."""
+    with output.open("wb") as stream:
+        process = subprocess.Popen(  # noqa: S603 - our own program
+            [sys.executable, "-m", "ensemble.cli", "serve", str(spec)],
+            stdout=stream,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    family: list[psutil.Process] = []
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            family = psutil.Process(process.pid).children(recursive=True)
+            process.kill()
+            process.wait(END_TIMEOUT_S)
+        for member in family:
+            if member.is_running():
+                member.kill()
+
+
+def wait_for_line(line: str, process: subprocess.Popen[bytes], output: Path) -> None:
+    """Wait until the command has said something."""
+    until_s = time.monotonic() + START_TIMEOUT_S
+    while line not in output.read_text("utf-8"):
+        assert process.poll() is None, output.read_text("utf-8")
+        assert time.monotonic() < until_s, output.read_text("utf-8")
+        time.sleep(0.1)  # its output is all that another process has to go by
+
+
+def ask(*args: str) -> subprocess.CompletedProcess[str]:
+    """Run another command."""
+    return subprocess.run(  # noqa: S603 - our own program
+        [sys.executable, "-m", "ensemble.cli", *args],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=ASK_TIMEOUT_S,
+    )
+
+
+@pytest.mark.timeout(600)
+def test_a_spec_is_served_asked_and_ended_by_ctrl_c_without_leftovers(tmp_path: Path) -> None:
+    port = free_port()
+    output = tmp_path / "output"
+    endpoint = ("--endpoint", f"127.0.0.1:{port}")
+
+    with serving(write_spec(tmp_path, SPEC.format(port=port, gpus=0)), output) as process:
+        wait_for_line("Ctrl-C", process, output)
+        children = psutil.Process(process.pid).children(recursive=True)
+        voted = ask("classify", "Is the sky blue?", "yes", "no", *endpoint, "--json")
+        written = ask("ask", "Hello there", *endpoint, "--member", "quick", "--member", "twin")
+        status = ask("status", *endpoint, "--json")
+        # To the whole group, as a terminal does it: Ray's own processes must survive it to drain.
+        os.killpg(process.pid, signal.SIGINT)
+        exit_code = process.wait(END_TIMEOUT_S)
+
+    decision = json.loads(voted.stdout)
+    assert decision["decided_by"] == "lossless_quorum"
+    assert [abstention["member"] for abstention in decision["abstentions"]] == ["slow"]
+    assert written.returncode == 0
+    assert "decided after 2 of 2 ballots" in written.stdout
+    members = json.loads(status.stdout)["ensembles"][0]["members"]
+    assert [len(member["replicas"]) for member in members] == [1, 1, 1]
+    assert members[2]["replicas"][0]["stats"]["aborted_requests"] == 1
+    assert members[0]["replicas"][0]["stats"]["finished_requests"] == 2
+    told = output.read_text("utf-8")
+    assert exit_code == 0, told
+    assert "member-slow: 1 of 1 up, healthy" in told
+    assert told.splitlines()[-2:] == ["draining", "ended"]
+    assert "Traceback" not in told
+    _, alive = psutil.wait_procs(children, timeout=30)
+    assert [process.name() for process in alive] == []
+    with socket.socket() as probe:
+        assert probe.connect_ex(("127.0.0.1", port)) != 0
+
+
+@pytest.mark.timeout(600)
+def test_a_gpu_that_no_node_has_is_refused_with_its_place(tmp_path: Path) -> None:
+    output = tmp_path / "output"
+
+    with serving(write_spec(tmp_path, SPEC.format(port=free_port(), gpus=999)), output) as process:
+        exit_code = process.wait(START_TIMEOUT_S)
+
+    told = output.read_text("utf-8")
+    logs = re.search(r"Ray's logs: (/\S+)", told)
+    assert logs is not None, told
+    shutil.rmtree(logs[1])
+    assert exit_code == 2, told
+    assert told.splitlines()[-1].startswith("ensemble: members[2].resources.gpus: it is 999")
+    assert "Traceback" not in told
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_start_ends_with_130_and_without_leftovers(number: signal.Signals, tmp_path: Path) -> None:
+    output = tmp_path / "output"
+
+    with serving(write_spec(tmp_path, SPEC.format(port=free_port(), gpus=0)), output) as process:
+        wait_for_line("member-quick: 0 of 1 up", process, output)
+        children = psutil.Process(process.pid).children(recursive=True)
+        process.send_signal(number)
+        exit_code = process.wait(END_TIMEOUT_S)
+
+    told = output.read_text("utf-8")
+    assert exit_code == 130, told
+    assert "Traceback" not in told
+    _, alive = psutil.wait_procs(children, timeout=30)
+    assert [process.name() for process in alive] == []

@@ -1,0 +1,55 @@
+"""Recipes as text."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from ensemble.compression.recipe import PruneLayers, QuantizeInt8, load_recipe
+from ensemble.errors import ConfigError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def write(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(text)
+    return path
+
+
+def test_a_recipe_is_read_in_its_order(tmp_path: Path) -> None:
+    path = write(tmp_path, "steps:\n- {type: prune_layers, num_layers: 6}\n- {type: quantize_int8, ignore: [lm_head]}")
+
+    recipe = load_recipe(path)
+
+    assert recipe.steps == (PruneLayers(num_layers=6), QuantizeInt8(ignore=("lm_head",)))
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("", "valid dictionary"),
+        ("steps: []", "at least 1 item"),
+        ("steps: [", "not YAML"),
+        ("steps: [{type: distil}]", "distil"),
+        ("steps: [{type: prune_layers}]", "Field required"),
+        ("steps: [{type: prune_layers, num_layers: 0}]", "greater than or equal to 1"),
+        ("steps: [{type: prune_layers, num_layers: 2, protect_first: -1}]", "greater than or equal to 0"),
+        ("steps: [{type: prune_layers, num_layers: 0.3}]", "valid integer"),
+        ("steps: [{type: quantize_int8, bits: 4}]", "Extra inputs"),
+        ("steps: [{type: quantize_int8}, {type: prune_layers, num_layers: 1}]", "must be the last step"),
+        ("steps: [{type: quantize_int8}, {type: quantize_int8}]", "must be the last step"),
+        ('steps: [{type: quantize_int8, ignore: ["re:["]}]', r"'re:\[' is not a regular expression"),
+        ("steps: " + "[" * 5000, "nested too deeply"),
+    ],
+)
+def test_a_recipe_that_cannot_be_followed_is_refused_with_the_reason(tmp_path: Path, text: str, problem: str) -> None:
+    with pytest.raises(ConfigError, match=problem):
+        load_recipe(write(tmp_path, text))
+
+
+def test_an_absent_recipe_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="cannot be read"):
+        load_recipe(tmp_path / "none.yaml")

@@ -1,0 +1,277 @@
+"""What every engine owes its callers."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import pytest
+
+from ensemble.engines.config import EchoEngineConfig, EmbeddedEngineConfig, EngineConfig
+from ensemble.engines.load import build_engine
+from ensemble.engines.prompt_format import PromptFormat
+from ensemble.errors import MemberBusyError, MemberError, MemberRefusedError
+from ensemble.generation import (
+    CompletionChunk,
+    FinishReason,
+    GenerationParameters,
+    GenerationRequest,
+    ScoringRequest,
+)
+from tests.engines.tiny_checkpoints import save_random_gemma, save_random_llama
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+    from ensemble.engines.engine import Engine
+
+# Far more than is decoded before an abort arrives.
+MANY_TOKENS = 3000
+PROMPTS = ("w5 w6 w7", "w8", " ".join(f"w{n}" for n in range(100, 140)), "w1 w9 w1 w9 w33")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Subject:
+    """One engine under test, and a prompt that it answers with MANY_TOKENS tokens."""
+
+    checkpoint: str
+    config: Callable[[int, int], EngineConfig]
+    long_prompt: str
+
+    @asynccontextmanager
+    async def running(self, *, max_batch: int = 8, max_waiting: int = 64) -> AsyncIterator[Engine]:
+        """Run the engine with that many places, and queue places."""
+        engine = build_engine(
+            self.config(max_batch, max_waiting), checkpoint=self.checkpoint, member="m", prompt_format=PromptFormat()
+        )
+        await engine.start()
+        try:
+            yield engine
+        finally:
+            await engine.close()
+
+
+def _echo_config(max_batch: int, max_waiting: int) -> EngineConfig:
+    return EchoEngineConfig(max_waiting=max_batch + max_waiting)
+
+
+def _embedded_config(max_batch: int, max_waiting: int) -> EngineConfig:
+    return EmbeddedEngineConfig(
+        device="cpu", threads=1, max_batch=max_batch, max_waiting=max_waiting, max_context=4096, max_step_tokens=64
+    )
+
+
+@pytest.fixture(scope="module", params=["echo", "llama", "gemma_with_sliding_window"])
+def subject(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Subject:
+    if request.param == "echo":
+        return Subject(checkpoint="", config=_echo_config, long_prompt="w3 " * MANY_TOKENS)
+    save = save_random_llama if request.param == "llama" else save_random_gemma
+    checkpoint = save(tmp_path_factory.mktemp(request.param))
+    return Subject(checkpoint=checkpoint, config=_embedded_config, long_prompt="w3")
+
+
+def _ask(prompt: str, *, max_tokens: int = 24, stop: tuple[str, ...] = ()) -> GenerationRequest:
+    return GenerationRequest(
+        request_id=prompt[:8], prompt=prompt, parameters=GenerationParameters(max_tokens=max_tokens, stop=stop)
+    )
+
+
+async def _read(engine: Engine, request: GenerationRequest) -> list[CompletionChunk]:
+    return [chunk async for chunk in engine.generate(request)]
+
+
+def _text(chunks: list[CompletionChunk]) -> str:
+    return "".join(chunk.text for chunk in chunks)
+
+
+async def test_the_last_chunk_alone_has_a_finish_reason(subject: Subject) -> None:
+    async with subject.running() as engine:
+        chunks = await _read(engine, _ask(PROMPTS[0]))
+
+    assert [chunk.finish_reason is not None for chunk in chunks] == [False] * (len(chunks) - 1) + [True]
+    assert chunks[-1].logprob < 0
+    counts = [chunk.completion_tokens for chunk in chunks]
+    assert counts == sorted(counts)
+
+
+async def test_max_tokens_ends_a_completion(subject: Subject) -> None:
+    async with subject.running() as engine:
+        last = (await _read(engine, _ask(subject.long_prompt, max_tokens=3)))[-1]
+
+    assert (last.finish_reason, last.completion_tokens) == (FinishReason.LENGTH, 3)
+
+
+async def test_the_same_request_gives_the_same_completion_at_temperature_0(subject: Subject) -> None:
+    async with subject.running() as engine:
+        first = await _read(engine, _ask(PROMPTS[0]))
+        second = await _read(engine, _ask(PROMPTS[0]))
+
+    assert _text(first)
+    assert _text(first) == _text(second)
+
+
+async def test_requests_of_different_lengths_give_together_what_each_gives_alone(subject: Subject) -> None:
+    requests = [_ask(prompt, max_tokens=6 + 7 * i) for i, prompt in enumerate(PROMPTS)]
+    async with subject.running(max_batch=3) as engine:
+        alone = [_text(await _read(engine, request)) for request in requests]
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(_read(engine, request)) for request in requests]
+        together = [_text(task.result()) for task in tasks]
+
+    assert together == alone
+
+
+async def test_a_completion_ends_before_its_first_stop_string(subject: Subject) -> None:
+    prompt = PROMPTS[2]
+    async with subject.running() as engine:
+        whole = _text(await _read(engine, _ask(prompt)))
+        # Reaches over the border of two tokens.
+        stop = whole[len(whole) // 2 : len(whole) // 2 + 6]
+        chunks = await _read(engine, _ask(prompt, stop=("never said", stop)))
+
+    assert _text(chunks) == whole[: whole.index(stop)]
+    assert chunks[-1].finish_reason is FinishReason.STOP
+
+
+async def test_a_stop_string_that_only_begins_is_part_of_the_completion(subject: Subject) -> None:
+    async with subject.running() as engine:
+        whole = _text(await _read(engine, _ask(PROMPTS[0])))
+        text = _text(await _read(engine, _ask(PROMPTS[0], stop=(whole[-3:] + "!",))))
+
+    assert text == whole
+
+
+async def test_closing_the_stream_takes_the_request_out_within_one_step(subject: Subject) -> None:
+    async with subject.running() as engine:
+        stream = engine.generate(_ask(subject.long_prompt, max_tokens=MANY_TOKENS))
+        await anext(stream)
+        await stream.aclose()
+        # An engine looks for aborts before each step, so it has done so when another request is served.
+        last = (await _read(engine, _ask(PROMPTS[0])))[-1]
+        stats = engine.stats()
+
+    assert (stats.aborted_requests, stats.finished_requests) == (1, 1)
+    assert (stats.running_requests, stats.waiting_requests) == (0, 0)
+    assert stats.max_steps_to_abort <= 1
+    assert 1 <= stats.aborted_tokens < MANY_TOKENS
+    assert stats.completion_tokens == stats.aborted_tokens + last.completion_tokens
+
+
+async def test_cancelling_the_reading_task_takes_the_request_out_within_one_step(subject: Subject) -> None:
+    has_begun = asyncio.Event()
+
+    async def read(engine: Engine) -> None:
+        async for _ in engine.generate(_ask(subject.long_prompt, max_tokens=MANY_TOKENS)):
+            has_begun.set()
+
+    async with subject.running() as engine:
+        task = asyncio.create_task(read(engine))
+        await has_begun.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        await _read(engine, _ask(PROMPTS[0]))
+        stats = engine.stats()
+
+    assert (stats.aborted_requests, stats.running_requests) == (1, 0)
+    assert stats.max_steps_to_abort <= 1
+    assert stats.aborted_tokens < MANY_TOKENS
+
+
+async def test_cancelling_one_request_leaves_the_others_as_they_were(subject: Subject) -> None:
+    request = _ask(PROMPTS[2], max_tokens=40)
+    async with subject.running() as engine:
+        alone = _text(await _read(engine, request))
+        unwanted = engine.generate(_ask(subject.long_prompt, max_tokens=MANY_TOKENS))
+        await anext(unwanted)
+        wanted = engine.generate(request)
+        text = (await anext(wanted)).text
+        await unwanted.aclose()
+        text += "".join([chunk.text async for chunk in wanted])
+
+    assert text == alone
+
+
+async def test_a_request_beyond_the_queue_is_refused_and_the_others_are_served(subject: Subject) -> None:
+    async with subject.running(max_batch=1, max_waiting=1) as engine:
+        running = engine.generate(_ask(subject.long_prompt, max_tokens=MANY_TOKENS))
+        await anext(running)
+        waiting = asyncio.create_task(_read(engine, _ask(PROMPTS[0], max_tokens=MANY_TOKENS)))
+        await asyncio.sleep(0)  # One turn of the event loop lets the task put its request in.
+        assert engine.stats().running_requests + engine.stats().waiting_requests == 2
+        with pytest.raises(MemberBusyError):
+            await _read(engine, _ask(PROMPTS[1]))
+        with pytest.raises(MemberBusyError):
+            await engine.score(ScoringRequest(request_id="s", prompt="w1", choices=("w2",)))
+        await running.aclose()
+        chunks = await waiting
+
+    assert chunks[-1].finish_reason is not None
+
+
+async def test_scores_are_the_same_whatever_runs_beside_them(subject: Subject) -> None:
+    request = ScoringRequest(request_id="s", prompt="w1 w2 w3", choices=("w4", "w5 w6 w7", "w8 w9"))
+    other = ScoringRequest(request_id="t", prompt="w9", choices=("w4 w4", "w1"))
+    async with subject.running() as engine:
+        alone = await engine.score(request)
+        async with asyncio.TaskGroup() as group:
+            together = group.create_task(engine.score(request))
+            group.create_task(engine.score(other))
+            group.create_task(_read(engine, _ask(PROMPTS[2])))
+
+    assert together.result().logprobs == pytest.approx(alone.logprobs, abs=1e-4)
+    assert alone.num_tokens == (1, 3, 2)
+    assert all(logprob < 0 for logprob in alone.logprobs)
+    assert len(set(alone.logprobs)) == 3
+
+
+@pytest.mark.parametrize("choices", [(), ("w1", " ")], ids=["no_choice", "a_choice_without_tokens"])
+async def test_scoring_nothing_is_refused(subject: Subject, choices: tuple[str, ...]) -> None:
+    async with subject.running() as engine:
+        with pytest.raises(MemberRefusedError):
+            await engine.score(ScoringRequest(request_id="s", prompt="w1", choices=choices))
+
+        assert engine.stats().running_requests == 0
+
+
+async def test_stats_add_up(subject: Subject) -> None:
+    requests = [_ask(prompt) for prompt in PROMPTS]
+    scoring = ScoringRequest(request_id="s", prompt="w1 w2", choices=("w4", "w5"))
+    async with subject.running(max_batch=2) as engine:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(_read(engine, request)) for request in requests]
+            scores = group.create_task(engine.score(scoring))
+        lasts = [task.result()[-1] for task in tasks]
+        stats = engine.stats()
+
+    assert stats.finished_requests == len(requests) + 1
+    assert stats.completion_tokens == sum(last.completion_tokens for last in lasts)
+    assert stats.prompt_tokens == sum(last.prompt_tokens for last in lasts) + scores.result().prompt_tokens
+    assert stats.steps > 0
+    assert stats.max_batch >= 1
+    assert (stats.aborted_requests, stats.running_requests, stats.waiting_requests) == (0, 0, 0)
+
+
+async def test_closing_the_engine_fails_what_runs_and_what_comes(subject: Subject) -> None:
+    async with subject.running() as engine:
+        await engine.check_health()
+        stream = engine.generate(_ask(subject.long_prompt, max_tokens=MANY_TOKENS))
+        await anext(stream)
+        await engine.close()
+
+        with pytest.raises(MemberError):
+            [chunk async for chunk in stream]
+        with pytest.raises(MemberError):
+            await _read(engine, _ask(PROMPTS[0]))
+        with pytest.raises(MemberError):
+            await engine.check_health()
+        await engine.close()
+        assert (engine.stats().running_requests, engine.stats().aborted_requests) == (0, 1)
+
+
+async def test_a_completion_needs_room_for_a_token(subject: Subject) -> None:
+    async with subject.running() as engine:
+        with pytest.raises(MemberRefusedError):
+            await _read(engine, _ask(PROMPTS[0], max_tokens=0))

@@ -1,0 +1,1 @@
+"""Doubles of the router's ports: one file a port."""
