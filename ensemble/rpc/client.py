@@ -47,6 +47,8 @@ _RETRY_UNAVAILABLE = {
 _OPTIONS = (
     ("grpc.service_config", json.dumps(_RETRY_UNAVAILABLE)),
     ("grpc.max_receive_message_length", -1),
+    # Its own: shared by address, it would inherit the pause that another client's refused connection asked for.
+    ("grpc.use_local_subchannel_pool", 1),
 )
 
 
