@@ -23,14 +23,22 @@ from ensemble.serving.cluster import (
     is_running,
     run_application,
 )
-from ensemble.spec_file import load_spec
+from ensemble.serving.feedback_store import end_keepers
+from ensemble.spec_file import load_calibrations, load_spec
 
 ONE_LOOP = {"RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "0", "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0"}
 """The router's server and Serve's choice of replicas share one event loop: a second costs a thread switch a call."""
 
 
 def build_application(spec: Spec, secret: str) -> Application:
-    """Bind the spec's deployments; they start when the application runs."""
+    """Bind the spec's deployments; they start when the application runs.
+
+    Calibrations are read here, and travel with the router as data: its node need not have the files.
+
+    Raises:
+        ConfigError: a calibration cannot be read, or does not fit its ensemble.
+    """
+    calibrations = {name: one.to_voting() for name, one in load_calibrations(spec).items()}
     called = {
         member_deployment(member.name): DeploymentPlan(
             name=member_deployment(member.name),
@@ -50,8 +58,8 @@ def build_application(spec: Spec, secret: str) -> Application:
     )
     router = DeploymentPlan(
         name=ROUTER,
-        version=_version(spec, secret, spec.model_dump_json()),
-        start=partial(start_router, spec, secret),
+        version=_version(spec, secret, f"{spec.model_dump_json()}\n{[one.digest for one in calibrations.values()]}"),
+        start=partial(start_router, spec, calibrations, secret),
         replicas=spec.router.replicas,
         resources=ResourcesConfig(cpus=spec.router.cpus),
         env_vars=ONE_LOOP,
@@ -82,11 +90,19 @@ def deploy(
         ConfigError: the machine lacks what the spec asks for, or the application did not come up.
     """
     check_resources(wanted_resources(spec))
-    if is_own_cluster and not is_running(spec.name):
+    was_running = is_running(spec.name)
+    if is_own_cluster and not was_running:
         check_port(spec.router.host, spec.router.port)
-    run_application(
-        build_application(spec, application_secret(spec.name)), spec.name, spec.serving, on_progress=on_progress
-    )
+    application = build_application(spec, application_secret(spec.name))
+    try:
+        run_application(application, spec.name, spec.serving, on_progress=on_progress)
+    except ConfigError:
+        if not was_running:
+            end_keepers(spec.name)
+        raise
+    if not any(ensemble.feedback for ensemble in spec.ensembles):
+        # The replicas that used one are gone by now; with feedback the new replicas' store has ended older ones.
+        end_keepers(spec.name)
 
 
 def check_port(host: str, port: int) -> None:

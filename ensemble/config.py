@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -11,13 +14,16 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from ensemble.engines.config import EmbeddedEngineConfig, EngineConfig
 from ensemble.engines.prompt_format import PromptFormat
-from ensemble.router.config import EnsembleConfig, LimitsConfig, Name
+from ensemble.router.config import AskingConfig, EnsembleConfig, LimitsConfig, Name
 from ensemble.voting.registry import STRATEGY_NAMES, get_strategy
 from ensemble.voting.strategy import task_of
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 HEAVIEST = 1e6
 """A member's greatest weight: far above any sensible one, far below where sums of weights lose their exactness."""
+_TUNING = {"type", "device", "threads", "max_batch", "max_waiting", "max_step_tokens", "delay_s", "token_delay_s"}
+"""Engines' options that leave the answers as they are."""
+_HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+(@[\w./-]+)?")
 
 
 class ResourcesConfig(BaseModel):
@@ -60,7 +66,7 @@ class MemberConfig(BaseModel):
 
     @model_validator(mode="after")
     def _cuda_needs_gpu(self) -> Self:
-        if self.engine.type == "embedded" and self.engine.device == "cuda" and not self.resources.gpus:
+        if self.engine.type != "echo" and self.engine.device == "cuda" and not self.resources.gpus:
             raise ValueError("engine.device is cuda, but resources.gpus is 0; give it a GPU or a fraction of one")
         return self
 
@@ -117,26 +123,39 @@ class Spec(BaseModel):
 
     @model_validator(mode="after")
     def _names_fit(self) -> Self:
-        family_by_member = {member.name: member.family for member in self.members}
         _check_unique("members", [member.name for member in self.members])
         _check_unique("ensembles", [ensemble.name for ensemble in self.ensembles])
         for index, ensemble in enumerate(self.ensembles):
             where = f"ensembles[{index}]"
-            _check_unique(f"{where}.members", list(ensemble.members))
-            for member in ensemble.members:
-                if member not in family_by_member:
-                    known = ", ".join(family_by_member)
-                    raise ValueError(f"{where}.members names {member!r}, which is no member; the members are: {known}")
-            num_families = len({family_by_member[member] for member in ensemble.members})
-            if ensemble.quorum.min_families > num_families:
-                wanted = ensemble.quorum.min_families
-                raise ValueError(f"{where}.quorum.min_families is {wanted}, but its members have {num_families}")
-            _check_strategy(f"{where}.classify_strategy", ensemble.classify_strategy, has_choices=True)
-            _check_strategy(f"{where}.generate_strategy", ensemble.generate_strategy, has_choices=False)
+            self._check_members(where, ensemble)
+            _check_strategy(f"{where}.classify_strategy", ensemble, ensemble.classify_strategy, has_choices=True)
+            _check_strategy(f"{where}.generate_strategy", ensemble, ensemble.generate_strategy, has_choices=False)
             if ensemble.generation.max_tokens > self.limits.max_tokens:
                 tokens, most = ensemble.generation.max_tokens, self.limits.max_tokens
                 raise ValueError(f"{where}.generation.max_tokens is {tokens}, but limits.max_tokens is {most}")
         return self
+
+    @model_validator(mode="after")
+    def _feedback_has_one_home(self) -> Self:
+        folders = {ensemble.feedback.state_dir for ensemble in self.ensembles if ensemble.feedback}
+        if len(folders) > 1:
+            raise ValueError(f"feedback.state_dir must be the same for all ensembles, and is {', '.join(folders)}")
+        return self
+
+    def _check_members(self, where: str, ensemble: EnsembleConfig) -> None:
+        family_by_member = {member.name: member.family for member in self.members}
+        _check_unique(f"{where}.members", list(ensemble.members))
+        named = [("members", member) for member in ensemble.members]
+        assistants = ensemble.assistants.model_dump(exclude_none=True)
+        named += [(f"assistants.{role}", member) for role, member in assistants.items()]
+        for key, member in named:
+            if member not in family_by_member:
+                known = ", ".join(family_by_member)
+                raise ValueError(f"{where}.{key} names {member!r}, which is no member; the members are: {known}")
+        num_families = len({family_by_member[member] for member in ensemble.members})
+        if ensemble.quorum.min_families > num_families:
+            wanted = ensemble.quorum.min_families
+            raise ValueError(f"{where}.quorum.min_families is {wanted}, but its members have {num_families}")
 
 
 def _check_unique(where: str, names: list[str]) -> None:
@@ -145,12 +164,51 @@ def _check_unique(where: str, names: list[str]) -> None:
             raise ValueError(f"{where} names {name!r} twice")
 
 
-def _check_strategy(where: str, name: str, *, has_choices: bool) -> None:
+def _check_strategy(where: str, ensemble: EnsembleConfig, name: str, *, has_choices: bool) -> None:
     known = ", ".join(STRATEGY_NAMES)
     if name not in STRATEGY_NAMES:
         raise ValueError(f"{where} is {name!r}, which is no strategy; the strategies are: {known}")
     if task_of(get_strategy(name), has_choices=has_choices) is None:
         raise ValueError(f"{where} is {name!r}, which cannot vote on this; the strategies are: {known}")
+    role, assistant = ensemble.assistants.for_round(get_strategy(name).second_round)
+    if role and assistant is None:
+        raise ValueError(f"{where} is {name!r}, which needs a member to ask again; name it as assistants.{role}")
+
+
+def fingerprint(member: MemberConfig) -> str:
+    """Name what a member's answers depend on, as far as a spec says it: 16 hexadecimal digits of a SHA-256.
+
+    That is the engine's type, its options and the prompt's where they are not the defaults, and the checkpoint: a hub's
+    id or a package's file whole, the last two parts of a path, which may lie elsewhere on another machine. Left out is
+    what changes only where, how fast and how often it answers.
+    """
+    facts = {
+        "checkpoint": _checkpoint_name(member.checkpoint),
+        "engine": member.engine.type,
+        "options": member.engine.model_dump(mode="json", exclude_defaults=True, exclude=_TUNING),
+        "prompt": member.prompt.model_dump(mode="json", exclude_defaults=True),
+    }
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _checkpoint_name(reference: str) -> str:
+    # A folder of two parts is spelt like a hub's id, and both are kept whole.
+    if reference.startswith("package:") or _HUB_ID.fullmatch(reference):
+        return reference
+    parts = [part for part in re.split(r"[/\\:]", reference) if part not in {"", "."}]
+    return "/".join(parts[-2:])
+
+
+def without_calibration(spec: Spec) -> Spec:
+    """Give a spec whose ensembles ask everyone and learn nothing: for gathering what a calibration is made from."""
+    plain = {"calibration": "", "asking": AskingConfig(), "abstain_below": None, "label_set_alpha": None}
+    ensembles = tuple(
+        ensemble.model_copy(
+            update={**plain, "feedback": None, "quorum": ensemble.quorum.model_copy(update={"risk": 0.0})}
+        )
+        for ensemble in spec.ensembles
+    )
+    return spec.model_copy(update={"ensembles": ensembles})
 
 
 def wanted_resources(spec: Spec) -> dict[str, tuple[ResourcesConfig, int]]:

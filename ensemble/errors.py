@@ -142,6 +142,19 @@ class VotingUnavailableError(EnsembleError):
         return f"the voting service did not decide: {self.problem}; retry, or ask for another strategy"
 
 
+class FeedbackUnavailableError(EnsembleError):
+    """What keeps an application's feedback could not be reached, or could not write it down."""
+
+    fact_names = ("problem",)
+
+    def __init__(self, problem: str) -> None:
+        super().__init__(problem)
+        self.problem = problem
+
+    def __str__(self) -> str:
+        return f"the feedback was not kept: {self.problem}; send it again after a moment"
+
+
 class DefectError(EnsembleError):
     """The server met something that its authors did not foresee."""
 

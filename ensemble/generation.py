@@ -43,7 +43,7 @@ class GenerationRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScoringRequest:
-    """One prompt and the choices whose log-probabilities are wanted, in the caller's order."""
+    """One prompt and the choices whose scores are wanted, in the caller's order."""
 
     request_id: str
     prompt: str
@@ -78,12 +78,30 @@ class Completion:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChoiceScores:
-    """Log-probabilities of the choices of one scoring request, in the caller's order.
+    """Scores of the choices of one scoring request, in the caller's order.
 
-    ``logprobs`` are divided by the choice's number of tokens (natural logarithm, mean per token), so that long
-    choices are not punished for being long; ``num_tokens`` gives those counts.
+    ``logprobs`` are what the member's scoring rule makes of the choices' log-probabilities (natural logarithm): the
+    mean per token by default, so that long choices are not punished for being long; else their sum, or with ``pmi``
+    what the prompt adds to it, which may be above 0. A classifier's are the log-softmax over the asked labels.
+    ``num_tokens`` are the choices' numbers of tokens, whatever the rule.
     """
 
     logprobs: tuple[float, ...]
     num_tokens: tuple[int, ...]
+    prompt_tokens: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EmbeddingRequest:
+    """Texts whose embeddings are wanted."""
+
+    request_id: str
+    texts: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Embeddings:
+    """One vector a text, in the caller's order, all of one length and of Euclidean norm 1."""
+
+    vectors: tuple[tuple[float, ...], ...]
     prompt_tokens: int

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from ensemble.config import MemberConfig, Spec, cache_dir
 from ensemble.engines.engine import Engine, EngineStats
 from ensemble.engines.load import build_engine
 from ensemble.errors import MemberUnavailableError
-from ensemble.generation import GenerationParameters
+from ensemble.router.build_ensemble import build_ensemble
 from ensemble.router.election import Ensemble
 from ensemble.router.ensemble_router import EnsembleRouter
+from ensemble.router.feedback import FeedbackPolicy, OnlineWeights
 from ensemble.router.ports import ReplicaPicker
 from ensemble.rpc.channels import ChannelCache
 from ensemble.rpc.ensemble_servicer import EnsembleServicer, MemberEntry
@@ -21,16 +24,18 @@ from ensemble.rpc.replica_call import ReplicaCaller
 from ensemble.rpc.server import GrpcServer, Service
 from ensemble.rpc.voting_client import GrpcVotingClient
 from ensemble.rpc.voting_servicer import VotingServicer
+from ensemble.serving.feedback_store import ServeFeedbackStore
 from ensemble.serving.observer import ServeObserver
 from ensemble.serving.replica import Place
 from ensemble.v1 import ensemble_service_pb2, member_service_pb2, voting_service_pb2
 from ensemble.voting.ballot import Voter
-from ensemble.voting.short_answer import AnswerRule
-from ensemble.voting.strategy import Quorum
+from ensemble.voting.calibrated import EnsembleCalibration
 
 READINESS_POLL_S = 0.5
 VOTING = "voting"
 ROUTER = "router"
+AUDIT_GRACE_S = 2.0
+"""Audits that the feedback's store has not got by then are lost when a router replica stops."""
 MEMBER_MESSAGE_BYTES = 1 << 28
 """Between our own replicas: a heavy vote carries every text of the panel."""
 
@@ -93,6 +98,7 @@ class RouterServer:
     server: GrpcServer
     observer: ServeObserver
     readiness: asyncio.Task[None]
+    online: OnlineWeights | None = None
 
     @property
     def port(self) -> int:
@@ -105,11 +111,15 @@ class RouterServer:
     async def check_health(self) -> None:
         """Tell the figures, and return: members that are away make abstentions, not a broken router."""
         self.observer.flush()
+        if self.online is not None:
+            await self.online.check_health()
 
     async def stop(self, *, grace_s: float) -> None:
         """Drain, then let go of the members."""
         self.readiness.cancel()
         await self.server.stop(grace_s=grace_s)
+        if self.online is not None:
+            await self.online.stop(grace_s=AUDIT_GRACE_S)
         self.observer.flush()
         await self.channels.close()
 
@@ -142,8 +152,10 @@ async def start_voting(num_threads: int, secret: str, place: Place) -> VotingSer
     return VotingServer(servicer=servicer, server=server)
 
 
-async def start_router(spec: Spec, secret: str, place: Place) -> RouterServer:
-    """Serve the endpoint."""
+async def start_router(
+    spec: Spec, calibrations: Mapping[str, EnsembleCalibration], secret: str, /, place: Place
+) -> RouterServer:
+    """Serve the endpoint; ``calibrations`` are by the ensemble's name."""
     channels = ChannelCache()
     observer = ServeObserver()
 
@@ -155,14 +167,18 @@ async def start_router(spec: Spec, secret: str, place: Place) -> RouterServer:
         member.name: GrpcMemberClient(caller(member_deployment(member.name)), member=member.name, secret=secret)
         for member in spec.members
     }
+    online = _online_weights(spec, secret)
     router = EnsembleRouter(
-        build_ensembles(spec),
+        build_ensembles(spec, calibrations),
         clients,
         # The members have done their work by then: better late than lost.
         GrpcVotingClient(caller(VOTING, pick_timeout_s=spec.limits.request_timeout_s), secret=secret),
         limits=spec.limits,
         observer=observer,
+        online=online,
     )
+    if online is not None:
+        await online.start()
     members = {
         member.name: MemberEntry(checkpoint=member.checkpoint, client=clients[member.name]) for member in spec.members
     }
@@ -173,17 +189,34 @@ async def start_router(spec: Spec, secret: str, place: Place) -> RouterServer:
     server = GrpcServer([service], max_message_bytes=spec.limits.max_message_bytes)
     await server.start(spec.router.host, spec.router.port, is_ready=False)
     readiness = asyncio.create_task(_announce(server, spec, place), name="readiness")
-    return RouterServer(channels=channels, server=server, observer=observer, readiness=readiness)
+    return RouterServer(channels=channels, server=server, observer=observer, readiness=readiness, online=online)
+
+
+def _online_weights(spec: Spec, secret: str) -> OnlineWeights | None:
+    """Make the view of what was learned from feedback, if an ensemble takes some."""
+    config_by_ensemble = {ensemble.name: ensemble.feedback for ensemble in spec.ensembles if ensemble.feedback}
+    if not config_by_ensemble:
+        return None
+    policies = {
+        name: FeedbackPolicy(
+            audit_share=config.audit_share, learning_rate=config.learning_rate, max_shift=config.max_shift
+        )
+        for name, config in config_by_ensemble.items()
+    }
+    # The spec sees to it that there is one folder.
+    folder = Path(next(iter(config_by_ensemble.values())).state_dir)
+    return OnlineWeights(ServeFeedbackStore(spec.name, folder, policies), policies, secret=secret)
 
 
 async def _announce(server: GrpcServer, spec: Spec, place: Place) -> None:
-    """Let health say SERVING once every member of one ensemble, and the voting service, have had a replica."""
+    """Let health say SERVING once everyone that one ensemble asks, and the voting service, have had a replica."""
 
     async def members_up(members: tuple[str, ...]) -> None:
         for name in (VOTING, *map(member_deployment, members)):
             await wait_for_replica(place.picker_by_name[name])
 
-    waits = [asyncio.create_task(members_up(ensemble.members)) for ensemble in spec.ensembles]
+    asked = [(*one.members, *filter(None, one.assistants.model_dump().values())) for one in spec.ensembles]
+    waits = [asyncio.create_task(members_up(members)) for members in asked]
     try:
         await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
     finally:
@@ -203,27 +236,13 @@ async def wait_for_replica(picker: ReplicaPicker) -> None:
             return
 
 
-def build_ensembles(spec: Spec) -> tuple[Ensemble, ...]:
-    """Make the router's ensembles from the spec."""
-    member_by_name = {member.name: member for member in spec.members}
+def build_ensembles(spec: Spec, calibrations: Mapping[str, EnsembleCalibration]) -> tuple[Ensemble, ...]:
+    """Make the router's ensembles; ``calibrations`` are by the ensemble's name."""
+    voter_by_member = {
+        member.name: Voter(member=member.name, family=member.family, weight=member.weight) for member in spec.members
+    }
     return tuple(
-        Ensemble(
-            name=config.name,
-            voters=tuple(
-                Voter(member=name, family=member_by_name[name].family, weight=member_by_name[name].weight)
-                for name in config.members
-            ),
-            classify_strategy=config.classify_strategy,
-            generate_strategy=config.generate_strategy,
-            quorum=Quorum(
-                min_weight=config.quorum.min_weight,
-                min_families=config.quorum.min_families,
-                stop_early=config.quorum.stop_early,
-            ),
-            fail_without_quorum=config.quorum.on_missed == "fail",
-            answer_rule=AnswerRule(extract=config.answer.extract, pattern=config.answer.pattern),
-            parameters=GenerationParameters(**config.generation.model_dump()),
-        )
+        build_ensemble(config, tuple(voter_by_member[name] for name in config.members), calibrations.get(config.name))
         for config in spec.ensembles
     )
 

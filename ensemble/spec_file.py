@@ -11,9 +11,11 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from ensemble.calibration.calibration_file import Calibration, check_fits, load_calibration
 from ensemble.checkpoints.reference import PACKAGE_PREFIX
-from ensemble.config import Spec, cache_dir
+from ensemble.config import Spec, cache_dir, fingerprint
 from ensemble.errors import ConfigError
+from ensemble.router.config import CALIBRATED_STRATEGIES, EnsembleConfig
 
 CACHE_PREFIX = "cache:"
 """A checkpoint in the folder that ``ENSEMBLE_CACHE_DIR`` names, wherever that is on this machine."""
@@ -71,7 +73,31 @@ def parse_spec(data: Mapping[str, Any], *, source: str, folder: Path) -> Spec:
         member.model_copy(update={"checkpoint": _checkpoint(member.checkpoint, folder, where=f"members[{index}]")})
         for index, member in enumerate(spec.members)
     )
-    return spec.model_copy(update={"members": members})
+    ensembles = tuple(_with_paths(ensemble, folder, index) for index, ensemble in enumerate(spec.ensembles))
+    return spec.model_copy(update={"members": members, "ensembles": ensembles})
+
+
+def load_calibrations(spec: Spec) -> dict[str, Calibration]:
+    """Read the calibration of each ensemble that has one, by the ensemble's name.
+
+    Raises:
+        ConfigError: one cannot be read, was made for other members or another ensemble, or lacks what the ensemble
+            wants of it.
+    """
+    member_by_name = {member.name: member for member in spec.members}
+    calibrations = {}
+    for ensemble in spec.ensembles:
+        if ensemble.calibration:
+            calibration = load_calibration(Path(ensemble.calibration))
+            check_fits(
+                calibration,
+                ensemble=ensemble.name,
+                fingerprint_by_member={name: fingerprint(member_by_name[name]) for name in ensemble.members},
+                family_by_member={name: member_by_name[name].family for name in ensemble.members},
+            )
+            _check_has_what_is_wanted(calibration, ensemble)
+            calibrations[ensemble.name] = calibration
+    return calibrations
 
 
 def spec_schema() -> str:
@@ -94,6 +120,47 @@ def _checkpoint(reference: str, folder: Path, *, where: str) -> str:
         raise ConfigError(f"{where}.checkpoint", f"{reference!r} cannot be a path ({error})", "mend it") from error
 
 
+def _with_paths(ensemble: EnsembleConfig, folder: Path, index: int) -> EnsembleConfig:
+    """Take an ensemble's own paths from the spec's folder."""
+    where = f"ensembles[{index}]"
+    changed: dict[str, object] = {}
+    if ensemble.calibration:
+        changed["calibration"] = _path(ensemble.calibration, folder, where=f"{where}.calibration")
+    if ensemble.feedback:
+        state_dir = _path(ensemble.feedback.state_dir, folder, where=f"{where}.feedback.state_dir")
+        changed["feedback"] = ensemble.feedback.model_copy(update={"state_dir": state_dir})
+    return ensemble.model_copy(update=changed) if changed else ensemble
+
+
+def _path(text: str, folder: Path, *, where: str) -> str:
+    try:
+        return str((folder / Path(text).expanduser()).resolve())
+    except (RuntimeError, OSError, ValueError) as error:
+        raise ConfigError(where, f"{text!r} cannot be a path ({error})", "mend it") from error
+
+
+def _check_has_what_is_wanted(calibration: Calibration, ensemble: EnsembleConfig) -> None:
+    """Refuse a calibration that lacks what the spec wants to use of it, for choices or for short answers."""
+    where = f"ensembles.{ensemble.name}"
+    strategies = dict.fromkeys((ensemble.classify_strategy, ensemble.generate_strategy))
+    used = [calibration.strategies[name] for name in strategies if name in calibration.strategies]
+    wants_confidence = ensemble.asking.min_confidence < 1.0 or ensemble.abstain_below is not None
+    is_wanted = wants_confidence or ensemble.quorum.risk or ensemble.label_set_alpha
+    missing = [name for name in strategies if name in CALIBRATED_STRATEGIES and name not in calibration.strategies]
+    if missing or (is_wanted and not used):
+        known = ", ".join(calibration.strategies) or "no strategy"
+        problem = f"it was made for {known}, and {' or '.join(missing or strategies)} is wanted"
+        raise ConfigError(f"{where}.calibration", problem, "run `ensemble calibrate` for it, or take another strategy")
+    alphas = [one.conformal_alpha for one in used]
+    if ensemble.label_set_alpha is not None and ensemble.label_set_alpha not in alphas:
+        problem = f"it is {ensemble.label_set_alpha:g}, and the calibration's is {alphas[0] or 'not set'}"
+        raise ConfigError(f"{where}.label_set_alpha", problem, "run `ensemble calibrate` again for it")
+    bounds = [certificate.bound for one in used for certificate in one.certificates]
+    if ensemble.quorum.risk and min(bounds, default=1.0) > ensemble.quorum.risk:
+        problem = f"it is {ensemble.quorum.risk:g}, and no certificate of the calibration bounds the risk so far"
+        raise ConfigError(f"{where}.quorum.risk", problem, "allow more, calibrate on more items, or leave it out")
+
+
 def _own_problems(error: ValidationError) -> list[Any]:
     """Leave out that a list is too short where its items were only refused."""
     problems = error.errors()
@@ -107,7 +174,7 @@ def _own_problems(error: ValidationError) -> list[Any]:
 
 def _place(location: tuple[int | str, ...]) -> str:
     # Tagged unions put their tag into the location, which is no key of the file.
-    keys = [key for key in location if key not in {"embedded", "echo"}]
+    keys = [key for key in location if key not in {"embedded", "classifier", "echo"}]
     path = "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in keys)
     return path.lstrip(".") or "the spec"
 

@@ -7,10 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
 
 from ensemble.checkpoints.folder import check_folder
-from ensemble.checkpoints.load_int8 import load_int8_model
+from ensemble.checkpoints.load_quantized import load_quantized_model
 from ensemble.checkpoints.progress import OnPhase, ignore_phase
 from ensemble.checkpoints.quiet import quiet_transformers
 from ensemble.checkpoints.resolve import DEFAULT_CACHE_DIR, resolve_checkpoint
@@ -26,6 +32,8 @@ class LoadedCheckpoint:
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerFast
     folder: Path
+    is_classifier: bool
+    """Whether it gives labels to texts, instead of continuing them."""
 
 
 def load_checkpoint(
@@ -36,7 +44,7 @@ def load_checkpoint(
     cache_dir: Path = DEFAULT_CACHE_DIR,
     on_phase: OnPhase = ignore_phase,
 ) -> LoadedCheckpoint:
-    """Load a checkpoint by any of the references that ``reference.py`` lists.
+    """Load a checkpoint by any of the references that ``reference.py`` lists: a causal model or a text classifier.
 
     Raises:
         CheckpointError: it is missing, damaged, pickled, or incomplete.
@@ -45,14 +53,16 @@ def load_checkpoint(
         raise CheckpointError(reference, f"dtype {dtype!r} is unknown", f"take one of {', '.join(DTYPES)}")
     folder = resolve_checkpoint(reference, cache_dir=cache_dir, on_phase=on_phase)
     config = check_folder(folder)
+    is_classifier = _names_classifier(config)
+    auto_class: Any = AutoModelForSequenceClassification if is_classifier else AutoModelForCausalLM
     on_phase("load", 0.0)
     try:
         with quiet_transformers():
             quantization = config.get("quantization_config")
             if quantization is None:
-                model = _load_float_model(folder, DTYPES[dtype])
+                model = _load_float_model(folder, DTYPES[dtype], auto_class)
             else:
-                model = load_int8_model(folder, quantization, DTYPES[dtype])
+                model = load_quantized_model(folder, quantization, DTYPES[dtype], auto_class=auto_class)
             tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
         raise CheckpointError(
@@ -60,14 +70,30 @@ def load_checkpoint(
         ) from error
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
         raise CheckpointError(str(folder), "its tokenizer has no fast form", "add a tokenizer.json")
+    if is_classifier:
+        _name_padding(model, tokenizer)
     _make_ready(model, device)
     on_phase("load", 1.0)
-    return LoadedCheckpoint(model=model, tokenizer=tokenizer, folder=folder)
+    return LoadedCheckpoint(model=model, tokenizer=tokenizer, folder=folder, is_classifier=is_classifier)
 
 
-def _load_float_model(folder: Path, dtype: torch.dtype) -> PreTrainedModel:
+def _names_classifier(config: dict[str, Any]) -> bool:
+    architectures = config.get("architectures")
+    return isinstance(architectures, list) and any(
+        str(name).endswith("ForSequenceClassification") for name in architectures
+    )
+
+
+def _name_padding(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> None:
+    """Tell a model its tokenizer's padding: without one, causal models that classify refuse batches."""
+    config: Any = model.config.get_text_config()
+    if getattr(config, "pad_token_id", None) is None:
+        config.pad_token_id = tokenizer.pad_token_id
+
+
+def _load_float_model(folder: Path, dtype: torch.dtype, auto_class: Any) -> PreTrainedModel:
     # transformers types this as a model alone, although it is a pair when the report is asked for.
-    loaded: Any = AutoModelForCausalLM.from_pretrained(
+    loaded: Any = auto_class.from_pretrained(
         folder, dtype=dtype, local_files_only=True, use_safetensors=True, output_loading_info=True
     )
     model: PreTrainedModel

@@ -37,7 +37,9 @@ def write_checkpoint(
     if quantization is not None:
         config["quantization_config"] = quantization
     (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", "utf-8")
-    if model.generation_config is not None:
-        model.generation_config.save_pretrained(folder)
+    # Classifiers have none.
+    generation_config = getattr(model, "generation_config", None)
+    if generation_config is not None:
+        generation_config.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     save_file(dict(sorted(pack_tensors(tensors).items())), folder / "model.safetensors", metadata={"format": "pt"})

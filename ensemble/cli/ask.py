@@ -9,7 +9,7 @@ import typer
 from ensemble.cli import options
 from ensemble.cli.decision_json import DECISION_HELP
 from ensemble.cli.options import DEFAULT_ENDPOINT, VoteCall, read_prompt, run_vote
-from ensemble.router.request import ParameterOverrides, QuorumOverrides, VoteOptions
+from ensemble.router.request import ParameterOverrides, QuorumOverrides, StreamMode, VoteOptions
 
 
 def ask(  # noqa: PLR0913 - a command's options are its arguments
@@ -30,13 +30,17 @@ def ask(  # noqa: PLR0913 - a command's options are its arguments
     timeout_s: options.Timeout = 60.0,
     as_json: options.AsJson = False,
     no_stream: options.NoStream = False,
+    stream: Annotated[StreamMode, typer.Option(help="Whose text is shown while it is written.")] = StreamMode.ALL,
+    record: options.Record = None,
 ) -> None:
     """Answer a prompt with the text that the members' vote chose; shows what each of them writes."""
     parameters = ParameterOverrides(
         max_tokens=max_tokens, temperature=temperature, top_p=top_p, seed=seed, stop=tuple(stop or ())
     )
     quorum = QuorumOverrides(stop_early=False if wait_for_all else None)
-    vote_options = VoteOptions(strategy=strategy, panel=tuple(member or ()), quorum=quorum)
+    vote_options = VoteOptions(
+        strategy=strategy, panel=tuple(member or ()), quorum=quorum, include_record=record is not None
+    )
     text = read_prompt(prompt)
     run_vote(
         VoteCall(
@@ -46,11 +50,14 @@ def ask(  # noqa: PLR0913 - a command's options are its arguments
             timeout_s=timeout_s,
             as_json=as_json,
             streams=not no_stream,
+            record=record,
         ),
         choices=(),
-        whole=lambda client: client.generate(text, ensemble=ensemble, parameters=parameters, options=vote_options),
-        stream=lambda client: client.stream_generate(
+        whole=lambda client: (client.generate_with_record if record else client.generate)(
             text, ensemble=ensemble, parameters=parameters, options=vote_options
+        ),
+        stream=lambda client: client.stream_generate(
+            text, ensemble=ensemble, parameters=parameters, options=vote_options, mode=stream
         ),
     )
 

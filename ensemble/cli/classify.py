@@ -24,10 +24,13 @@ def classify(  # noqa: PLR0913 - a command's options are its arguments
     timeout_s: options.Timeout = 60.0,
     as_json: options.AsJson = False,
     no_stream: options.NoStream = False,
+    record: options.Record = None,
 ) -> None:
     """Decide among choices; shows each ballot as it comes, the moment of decision, and who was cancelled."""
     quorum = QuorumOverrides(stop_early=False if wait_for_all else None)
-    vote_options = VoteOptions(strategy=strategy, panel=tuple(member or ()), quorum=quorum)
+    vote_options = VoteOptions(
+        strategy=strategy, panel=tuple(member or ()), quorum=quorum, include_record=record is not None
+    )
     text = read_prompt(prompt)
     run_vote(
         VoteCall(
@@ -37,9 +40,12 @@ def classify(  # noqa: PLR0913 - a command's options are its arguments
             timeout_s=timeout_s,
             as_json=as_json,
             streams=not no_stream,
+            record=record,
         ),
         choices=choices,
-        whole=lambda client: client.classify(text, choices, ensemble=ensemble, options=vote_options),
+        whole=lambda client: (client.classify_with_record if record else client.classify)(
+            text, choices, ensemble=ensemble, options=vote_options
+        ),
         stream=lambda client: client.stream_classify(text, choices, ensemble=ensemble, options=vote_options),
     )
 

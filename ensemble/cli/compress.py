@@ -65,10 +65,10 @@ def run_recipe(
 def describe_report(report: CompressionReport) -> str:
     """Tell in one line what became smaller and what became worse."""
     smaller = report.output_bytes / report.source_bytes
-    return (
-        f"{report.source_bytes / MIB:.0f} MiB to {report.output_bytes / MIB:.0f} MiB ({smaller:.2f} of it); "
-        f"perplexity {report.perplexity_before:.2f} to {report.perplexity_after:.2f} on held-out text"
-    )
+    sizes = f"{report.source_bytes / MIB:.0f} MiB to {report.output_bytes / MIB:.0f} MiB ({smaller:.2f} of it)"
+    if report.perplexity_before is None or report.perplexity_after is None:
+        return sizes
+    return f"{sizes}; perplexity {report.perplexity_before:.2f} to {report.perplexity_after:.2f} on held-out text"
 
 
 @contextmanager

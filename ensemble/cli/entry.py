@@ -8,9 +8,13 @@ import typer
 
 from ensemble import __version__
 from ensemble.cli.ask import ask
+from ensemble.cli.calibrate import calibrate
 from ensemble.cli.classify import classify
 from ensemble.cli.compress import compress
+from ensemble.cli.evaluate import evaluate
 from ensemble.cli.failure import CommandGroup
+from ensemble.cli.replay import replay
+from ensemble.cli.select import select
 from ensemble.cli.serve import serve
 from ensemble.cli.status import status
 from ensemble.cli.validate import schema, validate
@@ -24,7 +28,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
 )
-for command in (serve, classify, ask, status, validate, schema, compress):
+for command in (serve, classify, ask, status, validate, schema, compress, evaluate, calibrate, select, replay):
     app.command()(command)
 
 

@@ -6,15 +6,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from ensemble.cli.terminal import seconds
-from ensemble.router.request import Event, TextPiece
+from ensemble.router.request import TextPiece
 from ensemble.voting.ballot import Abstention, AbstentionReason, Ballot, Vote, Voter
 from ensemble.voting.decision import DecidedBy, Decision
 
 _CAUSE_BY_DECIDED_BY = {
     DecidedBy.ALL: "everyone was heard",
     DecidedBy.LOSSLESS_QUORUM: "lossless quorum: nobody still out could change the answer",
+    DecidedBy.RISK_QUORUM: "risk quorum: those still out hardly ever change such a vote",
+    DecidedBy.STAGE: "those asked first were enough",
+    DecidedBy.FIRST_TOKEN: "the text that began first was taken without a vote",
     DecidedBy.DEADLINE: "time was up",
 }
+
+Shown = TextPiece | Vote | Decision
+"""The events that are drawn: a record is for a file."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,7 +46,7 @@ class LiveVote:
         """Begin with nobody heard."""
         return cls(members=tuple(MemberProgress(voter=voter) for voter in panel), choices=tuple(choices))
 
-    def hear(self, event: Event, *, elapsed_s: float) -> LiveVote:
+    def hear(self, event: Shown, *, elapsed_s: float) -> LiveVote:
         """Take in one event."""
         members = self.members
         # The decision's own ballots know the short answers that were read from texts.
@@ -95,6 +101,12 @@ def describe_decision(decision: Decision, *, elapsed_s: float) -> str:
     ]
     if decision.confidence is not None:
         facts.append(f"confidence {decision.confidence:.2f}")
+    if decision.withheld:
+        facts.append("withheld: that is too little, the answer is a guess")
+    if decision.label_set:
+        facts.append(f"not ruled out: {', '.join(decision.label_set)}")
+    if decision.replaces_stream:
+        facts.append(f"replaces what {decision.streamed_member} wrote")
     if decision.degraded:
         facts.append("degraded: too little weight or too few families took part")
     return "; ".join(facts)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from ensemble.cli.decision_json import decision_to_json
-from ensemble.cli.live_vote import LiveVote
+from ensemble.cli.live_vote import LiveVote, Shown
+from ensemble.cli.replay import save_record
 from ensemble.cli.terminal import stdout_console
 from ensemble.cli.vote_view import follow_vote
 from ensemble.errors import InvalidRequestError
@@ -18,6 +20,7 @@ from ensemble.router.request import Event
 from ensemble.rpc.client import EnsembleClient
 from ensemble.voting.ballot import Voter
 from ensemble.voting.decision import Decision
+from ensemble.voting.record import VoteRecord
 
 DEFAULT_ENDPOINT = "localhost:9000"
 
@@ -28,12 +31,15 @@ Panel = Annotated[list[str] | None, typer.Option("--member", help="Ask only this
 WaitForAll = Annotated[bool, typer.Option("--all", help="Wait for every member, even when the vote is decided.")]
 Timeout = Annotated[float, typer.Option("--timeout", min=0.001, help="Seconds that the answer may take.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object (see above).")]
+Record = Annotated[
+    Path | None, typer.Option(help="Write all that led to the decision into this file, for `ensemble replay`.")
+]
 NoStream = Annotated[bool, typer.Option("--no-stream", help="Show nothing before the decision is there.")]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VoteCall:
-    """Whom to ask, and how to show the answer."""
+    """Whom to ask, how to show the answer, and where to keep its record, if anywhere."""
 
     endpoint: str
     ensemble: str
@@ -41,6 +47,7 @@ class VoteCall:
     timeout_s: float
     as_json: bool
     streams: bool
+    record: Path | None
 
 
 def read_prompt(prompt: str) -> str:
@@ -57,17 +64,19 @@ def run_vote(
     call: VoteCall,
     *,
     choices: Sequence[str],
-    whole: Callable[[EnsembleClient], Decision],
+    whole: Callable[[EnsembleClient], Decision | VoteRecord],
     stream: Callable[[EnsembleClient], Iterable[Event]],
 ) -> None:
-    """Ask, and print the vote the way that was asked for."""
+    """Ask, and print the vote the way that was asked for; a call that keeps a record must ask for it."""
     with EnsembleClient(call.endpoint, timeout_s=call.timeout_s) as client:
         if call.as_json:
-            typer.echo(decision_to_json(whole(client)))
+            for decision in _without_record(_only_one(client, whole), call.record):
+                if isinstance(decision, Decision):
+                    typer.echo(decision_to_json(decision))
             return
         vote = LiveVote.of(find_panel(client, call.ensemble, call.panel), choices)
-        events: Iterable[Event] = stream(client) if call.streams else _only_decision(client, whole)
-        follow_vote(events, vote, stdout_console())
+        events: Iterable[Event] = stream(client) if call.streams else _only_one(client, whole)
+        follow_vote(_without_record(events, call.record), vote, stdout_console())
 
 
 def find_panel(client: EnsembleClient, ensemble: str, panel: Sequence[str]) -> tuple[Voter, ...]:
@@ -79,6 +88,20 @@ def find_panel(client: EnsembleClient, ensemble: str, panel: Sequence[str]) -> t
     return tuple(voter for voter in members if not panel or voter.member in panel)
 
 
-def _only_decision(client: EnsembleClient, whole: Callable[[EnsembleClient], Decision]) -> Iterable[Event]:
+def _only_one(client: EnsembleClient, whole: Callable[[EnsembleClient], Decision | VoteRecord]) -> Iterable[Event]:
     # A generator, so that the clock runs while the call does.
-    yield whole(client)
+    outcome = whole(client)
+    if isinstance(outcome, VoteRecord):
+        yield outcome
+        yield outcome.decision
+    else:
+        yield outcome
+
+
+def _without_record(events: Iterable[Event], path: Path | None) -> Iterable[Shown]:
+    """Pass events on, and keep the record in its file."""
+    for event in events:
+        if not isinstance(event, VoteRecord):
+            yield event
+        elif path is not None:
+            save_record(event, path)

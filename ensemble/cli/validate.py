@@ -14,7 +14,7 @@ from ensemble.cli.terminal import stdout_console
 from ensemble.config import MemberConfig, Spec
 from ensemble.errors import CheckpointError
 from ensemble.router.config import QuorumConfig
-from ensemble.spec_file import load_spec, spec_schema
+from ensemble.spec_file import load_calibrations, load_spec, spec_schema
 
 SpecPath = Annotated[Path, typer.Argument(metavar="SPEC", help="The spec, a YAML file; see `ensemble schema`.")]
 
@@ -28,6 +28,7 @@ def validate(
 ) -> None:
     """Check a spec and the checkpoints it names, and show what it holds; exits with 2 and the reason when it is bad."""
     checked = load_spec(spec)
+    load_calibrations(checked)
     if not skip_checkpoints:
         check_checkpoints(checked)
     console = stdout_console()

@@ -12,9 +12,9 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from ensemble.cli.live_vote import LiveVote, MemberProgress, describe_decision
+from ensemble.cli.live_vote import LiveVote, MemberProgress, Shown, describe_decision
 from ensemble.cli.terminal import last_line, one_line, printable, seconds
-from ensemble.router.request import Event, TextPiece
+from ensemble.router.request import TextPiece
 from ensemble.voting.ballot import Abstention, AbstentionReason, Ballot, Vote
 from ensemble.voting.decision import Decision
 
@@ -24,7 +24,7 @@ REFRESH_PER_S = 12.0
 
 
 def follow_vote(
-    events: Iterable[Event], vote: LiveVote, console: Console, *, clock: Callable[[], float] = time.monotonic
+    events: Iterable[Shown], vote: LiveVote, console: Console, *, clock: Callable[[], float] = time.monotonic
 ) -> LiveVote:
     """Show the events of one vote as they come; gives the vote with its decision."""
     started_s = clock()
@@ -51,7 +51,7 @@ def draw_vote(vote: LiveVote) -> RenderableType:
     return Group(*parts)
 
 
-def event_lines(event: Event, vote: LiveVote) -> list[str]:
+def event_lines(event: Shown, vote: LiveVote) -> list[str]:
     """Tell one event in plain lines; ``vote`` has heard it. Pieces of text are told with their ballot."""
     if isinstance(event, TextPiece):
         return []

@@ -18,6 +18,8 @@ from torch import nn
 from ensemble import __version__
 from ensemble.checkpoints import DEFAULT_CACHE_DIR
 from ensemble.checkpoints.folder import find_weight_files, read_config
+from ensemble.checkpoints.int4_format import describe_int4
+from ensemble.checkpoints.int4_linear import Int4Linear
 from ensemble.checkpoints.int8_format import describe_int8
 from ensemble.checkpoints.load import DTYPES, LoadedCheckpoint, load_checkpoint
 from ensemble.checkpoints.progress import OnPhase, ignore_phase
@@ -26,8 +28,10 @@ from ensemble.checkpoints.write import collect_tensors, write_checkpoint
 from ensemble.compression.calibration_text import CalibrationText, load_calibration_text, split_calibration_text
 from ensemble.compression.perplexity import measure_perplexity
 from ensemble.compression.prune_layers import check_prune_layers, prune_layers
+from ensemble.compression.prune_weights import find_layers_to_prune, prune_weights
+from ensemble.compression.quantize_int4 import find_int4_targets, quantize_int4
 from ensemble.compression.quantize_int8 import find_targets, quantize_int8
-from ensemble.compression.recipe import PruneLayers, QuantizeInt8, Recipe, Step
+from ensemble.compression.recipe import PruneLayers, PruneWeights, QuantizeInt4, QuantizeInt8, Recipe, Step
 from ensemble.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -42,7 +46,7 @@ RECORD_NAME = "compression.json"
 class CompressionReport:
     """What was done to which checkpoint, and what it cost; the same facts lie in ``compression.json``.
 
-    Sizes are those of the weights' files. The perplexities are on text that no step has seen.
+    Sizes are those of the weights' files. The perplexities are on text that no step has seen; a classifier has none.
     """
 
     source: str
@@ -53,8 +57,8 @@ class CompressionReport:
     """What each step found out, in the recipe's order."""
     source_bytes: int
     output_bytes: int
-    perplexity_before: float
-    perplexity_after: float
+    perplexity_before: float | None
+    perplexity_after: float | None
     calibration_digest: str
     versions: dict[str, str]
 
@@ -99,16 +103,25 @@ def compress(
 def _check_source(source: str, checkpoint: LoadedCheckpoint, recipe: Recipe) -> None:
     if "quantization_config" in read_config(checkpoint.folder):
         raise ConfigError(source, "it is quantised already", "compress the float checkpoint that it was made from")
-    num_gone = 0
-    for step in recipe.steps:
-        if isinstance(step, PruneLayers):
-            check_prune_layers(checkpoint.model, step, num_gone=num_gone)
-            num_gone += step.num_layers
-        else:
-            find_targets(checkpoint.model, step)
+    _check_steps(checkpoint.model, recipe)
     for name, tensor in checkpoint.model.state_dict().items():
         if not torch.isfinite(tensor).all():
             raise ConfigError(source, f"{name} holds weights that are not finite", "give a sound checkpoint")
+
+
+def _check_steps(model: PreTrainedModel, recipe: Recipe) -> None:
+    num_gone = 0
+    for step in recipe.steps:
+        match step:
+            case PruneLayers():
+                check_prune_layers(model, step, num_gone=num_gone)
+                num_gone += step.num_layers
+            case PruneWeights():
+                find_layers_to_prune(model, step)
+            case QuantizeInt8():
+                find_targets(model, step)
+            case QuantizeInt4():
+                find_int4_targets(model, step)
 
 
 def _take_steps(
@@ -123,10 +136,10 @@ def _take_steps(
     """Change the model in place; the report's ``output_bytes`` is 0, since nothing is written yet."""
     model = checkpoint.model
     on_progress("perplexity before", 0.0)
-    before = _measure(model, calibration, where=source)
+    before = None if checkpoint.is_classifier else _measure(model, calibration, where=source)
     steps = tuple(_take(model, step, calibration=calibration, on_progress=on_progress) for step in recipe.steps)
     on_progress("perplexity after", 0.0)
-    after = _measure(model, calibration, where="recipe")
+    after = None if checkpoint.is_classifier else _measure(model, calibration, where="recipe")
     return CompressionReport(
         source=source,
         source_digest=_read_digest(checkpoint.folder),
@@ -146,8 +159,12 @@ def _take(model: PreTrainedModel, step: Step, *, calibration: CalibrationText, o
     match step:
         case PruneLayers():
             found = prune_layers(model, step, calibrate_WT=calibration.calibrate_WT, on_phase=on_progress)
+        case PruneWeights():
+            found = prune_weights(model, step, on_phase=on_progress)
         case QuantizeInt8():
             found = quantize_int8(model, step, on_phase=on_progress)
+        case QuantizeInt4():
+            found = quantize_int4(model, step, on_phase=on_progress)
     return {"type": step.type, **found}
 
 
@@ -168,11 +185,23 @@ def _write(folder: Path, checkpoint: LoadedCheckpoint, recipe: Recipe) -> None:
         for name, tensor in collect_tensors(checkpoint.model).items()
     }
     checkpoint.model.config.dtype = dtype
-    # In full, because other readers of the format know no short names.
-    left_float = tuple(name for name, layer in checkpoint.model.named_modules() if isinstance(layer, nn.Linear))
-    is_int8 = isinstance(recipe.steps[-1], QuantizeInt8)
-    quantization = describe_int8(ignore=left_float) if is_int8 else None
+    quantization = _describe_quantization(checkpoint.model, recipe.steps[-1])
     write_checkpoint(folder, tensors, model=checkpoint.model, tokenizer=checkpoint.tokenizer, quantization=quantization)
+
+
+def _describe_quantization(model: PreTrainedModel, last_step: Step) -> dict[str, Any] | None:
+    layers = dict(model.named_modules())
+    # In full, because other readers of the format know no short names.
+    left_float = tuple(name for name, layer in layers.items() if isinstance(layer, nn.Linear))
+    match last_step:
+        case QuantizeInt8():
+            return describe_int8(ignore=left_float)
+        case QuantizeInt4():
+            group_size_by_layer = {
+                name: layer.group_size for name, layer in layers.items() if isinstance(layer, Int4Linear)
+            }
+            return describe_int4(group_size_by_layer, ignore=left_float)
+    return None
 
 
 def _read_digest(folder: Path) -> str:

@@ -15,10 +15,10 @@ from ensemble.errors import ConfigError
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from ensemble.compression.recipe import QuantizeInt8
+    from ensemble.compression.recipe import QuantizeInt4, QuantizeInt8
 
 
-def find_targets(model: PreTrainedModel, step: QuantizeInt8) -> list[str]:
+def find_targets(model: PreTrainedModel, step: QuantizeInt8 | QuantizeInt4) -> list[str]:
     """List the linear layers that the step quantises.
 
     Raises:
@@ -30,11 +30,11 @@ def find_targets(model: PreTrainedModel, step: QuantizeInt8) -> list[str]:
         if isinstance(layer, nn.Linear) and not is_ignored(name, step.ignore)
     ]
     if not targets:
-        raise ConfigError("quantize_int8.ignore", "no linear layer is left to quantise", "ignore fewer")
+        raise ConfigError(f"{step.type}.ignore", "no linear layer is left to quantise", "ignore fewer")
     tied = [name for name in targets if f"{name}.weight" in model.all_tied_weights_keys]
     if tied:
         raise ConfigError(
-            "quantize_int8.ignore", f"{tied[0]} shares its weight with the embeddings", f"add {tied[0]} to ignore"
+            f"{step.type}.ignore", f"{tied[0]} shares its weight with the embeddings", f"add {tied[0]} to ignore"
         )
     return targets
 
@@ -48,7 +48,7 @@ def quantize_int8(model: PreTrainedModel, step: QuantizeInt8, *, on_phase: OnPha
         on_phase("quantise", done / len(targets))
         linear = cast("nn.Linear", model.get_submodule(name))
         codes_OI, scale_O1 = quantize_weight(linear.weight)
-        error = _measure_error(linear.weight, codes_OI * scale_O1)
+        error = measure_error(linear.weight, codes_OI * scale_O1)
         if error > worst_error:
             worst_name, worst_error = name, error
         quantized = Int8Linear(linear.in_features, linear.out_features, bias=linear.bias is not None)
@@ -58,6 +58,7 @@ def quantize_int8(model: PreTrainedModel, step: QuantizeInt8, *, on_phase: OnPha
     return {"num_layers": len(targets), "worst_layer": worst_name, "worst_relative_error": worst_error}
 
 
-def _measure_error(weight_OI: torch.Tensor, rounded_OI: torch.Tensor) -> float:
+def measure_error(weight_OI: torch.Tensor, rounded_OI: torch.Tensor) -> float:
+    """Give the root mean square of the rounding as a share of the weight's own."""
     size = weight_OI.float().norm().item()
     return (rounded_OI - weight_OI.float()).norm().item() / size if size else 0.0

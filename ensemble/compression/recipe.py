@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from typing import Self
 
 
+HEADS = ("lm_head", "classifier", "score", "out_proj")
+"""The last layers of causal models and classifiers: few weights of much effect, or shared with the embeddings."""
 LayerName = Annotated[str, AfterValidator(check_layer_name)]
 
 
@@ -40,7 +42,38 @@ class QuantizeInt8(BaseModel):
     )
 
 
-Step = Annotated[PruneLayers | QuantizeInt8, Field(discriminator="type")]
+class QuantizeInt4(BaseModel):
+    """Round the weights of linear layers to 4 bits, one scale for each group of input features.
+
+    A group is the largest of 128, 64 and 32 that divides a layer's input features; a layer that none divides stays
+    float.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    type: Literal["quantize_int4"] = "quantize_int4"
+    ignore: tuple[LayerName, ...] = Field(
+        default=HEADS, description="layers that stay float, by full name, last part, or re:pattern"
+    )
+
+
+class PruneWeights(BaseModel):
+    """Set the weights of smallest magnitude to zero, layer by layer (Han et al. 2015, arXiv:1506.02626)."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    type: Literal["prune_weights"] = "prune_weights"
+    sparsity: float = Field(default=0.5, gt=0.0, lt=1.0, description="share of each layer's weights that become zero")
+    targets: tuple[Literal["Linear", "Embedding"], ...] = Field(
+        default=("Linear",), min_length=1, description="kinds of layers whose weights are pruned"
+    )
+    ignore: tuple[LayerName, ...] = Field(
+        default=HEADS, description="layers that stay whole, by full name, last part, or re:pattern"
+    )
+
+
+QUANTIZERS = (QuantizeInt8, QuantizeInt4)
+Step = Annotated[PruneLayers | PruneWeights | QuantizeInt8 | QuantizeInt4, Field(discriminator="type")]
 
 
 class Recipe(BaseModel):
@@ -52,8 +85,9 @@ class Recipe(BaseModel):
 
     @model_validator(mode="after")
     def _quantize_last(self) -> Self:
-        if any(isinstance(step, QuantizeInt8) for step in self.steps[:-1]):
-            message = "quantize_int8 must be the last step: the others need float weights"
+        early = [step.type for step in self.steps[:-1] if isinstance(step, QUANTIZERS)]
+        if early:
+            message = f"{early[0]} must be the last step: the others need float weights"
             raise ValueError(message)
         return self
 

@@ -12,9 +12,12 @@ from typing import TYPE_CHECKING, TypeVar
 import torch
 
 from ensemble.engines.batch import Batch, Step
-from ensemble.engines.jobs import GenerationJob, Job, Outcome, ScoringJob
-from ensemble.engines.scoring import LongScoring, score_together
+from ensemble.engines.embedding import EmbeddingQueue
+from ensemble.engines.engine_thread import Counters, Deliveries
+from ensemble.engines.jobs import ChoiceTree, EmbeddingJob, GenerationJob, Job, Outcome, ReadingJob, ScoringJob
+from ensemble.engines.scoring import LongScoring, TreeSums, score_together
 from ensemble.errors import MemberError
+from ensemble.generation import Embeddings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -22,28 +25,12 @@ if TYPE_CHECKING:
     from ensemble.engines.forward_passes import ForwardPasses
     from ensemble.engines.inbox import Inbox
     from ensemble.engines.limits import Limits
+    from ensemble.engines.scoring_rule import ScoringRule
     from ensemble.engines.token_encoder import TokenEncoder
-    from ensemble.generation import ChoiceScores
 
 _log = logging.getLogger(__name__)
 
-Deliveries = list[tuple[Job, Outcome]]
-AnyJob = TypeVar("AnyJob", GenerationJob, ScoringJob)
-
-
-@dataclass(slots=True, kw_only=True)
-class Counters:
-    """What the engine's thread counts; the names are those of EngineStats."""
-
-    running_requests: int = 0
-    finished_requests: int = 0
-    aborted_requests: int = 0
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    aborted_tokens: int = 0
-    steps: int = 0
-    max_batch: int = 0
-    max_steps_to_abort: int = 0
+AnyJob = TypeVar("AnyJob", GenerationJob, ReadingJob)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -53,6 +40,7 @@ class LoadedModel:
     member: str
     passes: ForwardPasses
     encoder: TokenEncoder
+    rule: ScoringRule
     eos_tokens: frozenset[int]
     limits: Limits
 
@@ -61,8 +49,9 @@ class LoadedModel:
 class BatchLoop:
     """Owns the model while it serves.
 
-    A turn of the loop runs at most one pass of each kind: prompts, short scorings, a long scoring, one decoding step.
-    So nobody starves, and an abort is seen before every pass. ``deliver`` is called from the engine's thread.
+    A turn of the loop runs at most one pass of each kind: prompts, short scorings, a long scoring, embeddings, one
+    decoding step. So nobody starves, and an abort is seen before every pass. ``deliver`` is called
+    from the engine's thread.
     """
 
     model: LoadedModel
@@ -72,12 +61,14 @@ class BatchLoop:
     _batch: Batch = field(init=False)
     _scorings: deque[ScoringJob] = field(default_factory=deque)
     _long_scorings: deque[LongScoring] = field(default_factory=deque)
+    _embeddings: EmbeddingQueue = field(init=False)
     _deliveries: Deliveries = field(default_factory=list)
 
     def __post_init__(self) -> None:
         limits, passes = self.model.limits, self.model.passes
         cache = passes.new_cache(max_rows=limits.max_batch, max_tokens=limits.max_context)
         self._batch = Batch(passes, cache, limits)
+        self._embeddings = EmbeddingQueue(passes, limits)
 
     @torch.inference_mode()
     def run(self) -> None:
@@ -92,11 +83,15 @@ class BatchLoop:
             self._fail_all()
 
     def _is_busy(self) -> bool:
-        return bool(self._batch.jobs or self._scorings or self._long_scorings)
+        return bool(self._batch.jobs or self._readings())
+
+    def _readings(self) -> list[ReadingJob]:
+        """List the scorings and embeddings that run."""
+        return [*self._scorings, *(long.job for long in self._long_scorings), *self._embeddings.jobs]
 
     def _turn(self) -> None:
         self._take_waiting()
-        for run_pass in (self._read_prompts, self._score_together, self._score_long, self._decode):
+        for run_pass in (self._read_prompts, self._score_together, self._score_long, self._embed, self._decode):
             self._drop_aborted()
             run_pass()
             self._flush()
@@ -104,9 +99,9 @@ class BatchLoop:
     def _take_waiting(self) -> None:
         for job in self.inbox.take_generations(self._batch.num_free):
             self._admit(job, self._begin_generation)
-        num_free = self.model.limits.max_batch - len(self._scorings) - len(self._long_scorings)
-        for scoring in self.inbox.take_scorings(num_free):
-            self._admit(scoring, self._begin_scoring)
+        num_free = self.model.limits.max_batch - len(self._readings())
+        for reading in self.inbox.take_readings(num_free):
+            self._admit(reading, self._begin_reading)
 
     def _admit(self, job: AnyJob, begin: Callable[[AnyJob], None]) -> None:
         job.is_running = True
@@ -129,9 +124,19 @@ class BatchLoop:
         )
         self._batch.join(job)
 
+    def _begin_reading(self, job: ReadingJob) -> None:
+        if isinstance(job, EmbeddingJob):
+            max_context = self.model.limits.max_context
+            job.texts = self.model.encoder.encode_texts(job.request.texts, max_context=max_context)
+            self._embeddings.add(job)
+        else:
+            self._begin_scoring(job)
+
     def _begin_scoring(self, job: ScoringJob) -> None:
         limits = self.model.limits
-        job.prompt, job.choices = self.model.encoder.encode_scoring(job.request, max_context=limits.max_context)
+        prompt, choices = self.model.encoder.encode_scoring(job.request, max_context=limits.max_context)
+        tree = ChoiceTree(prompt=tuple(prompt), choices=choices)
+        self.model.rule.begin(job, tree, max_context=limits.max_context)
         if job.num_fed <= limits.max_step_tokens and job.num_outputs <= limits.max_outputs:
             self._scorings.append(job)
         else:
@@ -145,10 +150,11 @@ class BatchLoop:
         # Each flag is read once: the event loop may set it at any moment, and then it sets the inbox's again.
         gone = [job for job in self._batch.jobs if job.is_aborted]
         self._batch.drop(gone)
-        scorings = [job for job in (*self._scorings, *(long.job for long in self._long_scorings)) if job.is_aborted]
-        self._scorings = deque(job for job in self._scorings if job not in scorings)
-        self._long_scorings = deque(long for long in self._long_scorings if long.job not in scorings)
-        for job in (*waiting, *gone, *scorings):
+        readings = [job for job in self._readings() if job.is_aborted]
+        self._scorings = deque(job for job in self._scorings if job not in readings)
+        self._long_scorings = deque(long for long in self._long_scorings if long.job not in readings)
+        self._embeddings.drop(readings)
+        for job in (*waiting, *gone, *readings):
             self._leave_aborted(job)
 
     def _read_prompts(self) -> None:
@@ -168,11 +174,11 @@ class BatchLoop:
         count = self._num_fitting()
         if count:
             jobs = list(islice(self._scorings, count))
-            scores = score_together(jobs, self.model.passes)
+            sums = score_together(jobs, self.model.passes)
             self._count_pass(jobs)
-            for job, scores_of_job in zip(jobs, scores, strict=True):
+            for job, sums_of_job in zip(jobs, sums, strict=True):
                 self._scorings.popleft()
-                self._finish_scoring(job, scores_of_job)
+                self._finish_scoring(job, sums_of_job)
 
     def _num_fitting(self) -> int:
         """Count the scorings, longest waiting first, that one forward pass can serve."""
@@ -187,11 +193,19 @@ class BatchLoop:
     def _score_long(self) -> None:
         if self._long_scorings:
             long = self._long_scorings[0]
-            scores = long.advance(self.model.passes)
+            sums = long.advance(self.model.passes)
             self._count_pass([long.job])
-            if scores is not None:
+            if sums is not None:
                 self._long_scorings.popleft()
-                self._finish_scoring(long.job, scores)
+                self._finish_scoring(long.job, sums)
+
+    def _embed(self) -> None:
+        if self._embeddings.jobs:
+            readers = self._embeddings.advance()
+            self._count_pass(readers)
+            for job in readers:
+                if len(job.vectors) == len(job.texts):
+                    self._finish_embedding(job)
 
     def _count_pass(self, jobs: Sequence[Job]) -> None:
         self.counters.steps += 1
@@ -216,7 +230,15 @@ class BatchLoop:
                 self._deliveries.append((job, chunk))
         self._batch.drop(gone)
 
-    def _finish_scoring(self, job: ScoringJob, scores: ChoiceScores) -> None:
+    def _finish_embedding(self, job: EmbeddingJob) -> None:
+        self.counters.prompt_tokens += job.num_tokens
+        if all(math.isfinite(value) for vector in job.vectors for value in vector):
+            self._leave(job, Embeddings(vectors=tuple(job.vectors), prompt_tokens=job.num_tokens))
+        else:
+            self._leave(job, MemberError(self.model.member, "the model gave hidden states that are not numbers"))
+
+    def _finish_scoring(self, job: ScoringJob, sums: TreeSums) -> None:
+        scores = self.model.rule.finish(job, sums)
         self.counters.prompt_tokens += scores.prompt_tokens
         if all(math.isfinite(logprob) for logprob in scores.logprobs):
             self._leave(job, scores)
@@ -247,8 +269,7 @@ class BatchLoop:
 
     def _fail_all(self) -> None:
         reason = self.inbox.closed_because or "the engine has ended"
-        scorings = [*self._scorings, *(long.job for long in self._long_scorings)]
-        for job in (*self._batch.jobs, *scorings, *self.inbox.drain()):
+        for job in (*self._batch.jobs, *self._readings(), *self.inbox.drain()):
             if job.is_aborted:
                 self._leave_aborted(job)
             else:

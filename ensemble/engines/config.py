@@ -44,4 +44,23 @@ class EchoEngineConfig(BaseModel):
     fail: Literal["", "error", "exit"] = Field(default="", description="answer every request with a fault")
 
 
-EngineConfig = Annotated[EmbeddedEngineConfig | EchoEngineConfig, Field(discriminator="type")]
+class ClassifierEngineConfig(BaseModel):
+    """A text classifier of torch and transformers in this process: it votes among its labels and writes nothing.
+
+    It reads a prompt as it stands, unless the member's prompt format gives a score_template.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    type: Literal["classifier"] = "classifier"
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        default="auto", description="auto takes a GPU when the replica has one"
+    )
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    threads: int = Field(default=0, ge=0, le=256, description="torch's threads; 0 leaves torch's default")
+    max_batch: int = Field(default=32, ge=1, le=1024, description="texts read in one forward pass")
+    max_waiting: int = Field(default=256, ge=0, description="requests that may wait for a place; more are refused")
+    max_context: int = Field(default=512, ge=8, description="tokens of one text; longer ones are refused")
+
+
+EngineConfig = Annotated[EmbeddedEngineConfig | ClassifierEngineConfig | EchoEngineConfig, Field(discriminator="type")]

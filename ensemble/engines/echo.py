@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import math
 import os
+import random
 import re
 from contextlib import contextmanager
 from dataclasses import replace
@@ -17,6 +18,8 @@ from ensemble.errors import MemberBusyError, MemberError, MemberRefusedError
 from ensemble.generation import (
     ChoiceScores,
     CompletionChunk,
+    EmbeddingRequest,
+    Embeddings,
     FinishReason,
     GenerationParameters,
     GenerationRequest,
@@ -30,6 +33,7 @@ if TYPE_CHECKING:
 
 # Choices' hashes are spread over this many nats, so that first choices are clear but not certain.
 _SCORE_SPREAD = 4.0
+_EMBEDDING_SIZE = 32
 
 
 class EchoEngine:
@@ -79,6 +83,21 @@ class EchoEngine:
         return ChoiceScores(
             logprobs=_score_by_hash(self._config.seed, request),
             num_tokens=tuple(len(_split_words(choice)) for choice in request.choices),
+            prompt_tokens=num_prompt_tokens,
+        )
+
+    async def embed(self, request: EmbeddingRequest) -> Embeddings:
+        """Draw a vector from a hash of each text: equal texts have equal vectors, others are unrelated."""
+        if not request.texts or not all(text.strip() for text in request.texts):
+            raise MemberRefusedError(self._member, "a text to embed is empty, or there are no texts")
+        num_prompt_tokens = sum(len(_split_words(text)) for text in request.texts)
+        completion = _EchoedCompletion([], GenerationParameters())
+        with self._request_running(completion):
+            await self._pause(self._config.delay_s)
+            self._add(prompt_tokens=num_prompt_tokens, steps=1)
+            completion.is_finished = True
+        return Embeddings(
+            vectors=tuple(_embed_by_hash(self._config.seed, text) for text in request.texts),
             prompt_tokens=num_prompt_tokens,
         )
 
@@ -189,3 +208,11 @@ def _score_by_hash(seed: int, request: ScoringRequest) -> tuple[float, ...]:
 def _hash_share(text: str) -> float:
     """Map a text to [0, 1), the same in every process."""
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=6).digest()) / 2**48
+
+
+def _embed_by_hash(seed: int, text: str) -> tuple[float, ...]:
+    """Draw a direction at random, the same in every process."""
+    draw = random.Random(f"{seed}\0{text}")  # noqa: S311 - a stand-in for a model, not a secret
+    values = [draw.gauss() for _ in range(_EMBEDDING_SIZE)]
+    norm = math.hypot(*values)
+    return tuple(value / norm for value in values)

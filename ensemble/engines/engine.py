@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
-    from ensemble.generation import ChoiceScores, CompletionChunk, GenerationRequest, ScoringRequest
+    from ensemble.generation import (
+        ChoiceScores,
+        CompletionChunk,
+        EmbeddingRequest,
+        Embeddings,
+        GenerationRequest,
+        ScoringRequest,
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,11 +67,22 @@ class Engine(Protocol):
         ...
 
     async def score(self, request: ScoringRequest) -> ChoiceScores:
-        """Give the choices' length-normalised log-probabilities; the prompt is read once for all of them.
+        """Give the choices' scores by the member's scoring rule, by default their log-probabilities' mean per token.
+
+        The prompt is read once for all choices.
 
         Raises:
             MemberBusyError: the waiting queue is full.
             MemberRefusedError: the prompt with its longest choice does not fit the context.
+        """
+        ...
+
+    async def embed(self, request: EmbeddingRequest) -> Embeddings:
+        """Give the mean of the last layer's hidden states over each text's tokens, normalised.
+
+        Raises:
+            MemberBusyError: the waiting queue is full.
+            MemberRefusedError: a text has no tokens or does not fit the context, or this engine has no embeddings.
         """
         ...
 

@@ -5,8 +5,8 @@ Axes: B rows, N wanted outputs, Q tokens fed, K keys seen, V vocabulary. Logits 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -43,6 +43,11 @@ class Segment:
             outputs=(count - 1,),
         )
 
+    @classmethod
+    def of_text(cls, tokens: Sequence[int], start: int = 0) -> Segment:
+        """Make a trunk alone, every token of which is wanted."""
+        return replace(cls.of_prompt(tokens, start), outputs=tuple(range(len(tokens))))
+
 
 class ForwardPasses:
     """Runs a decoder-only model with explicit positions, masks and cache slots."""
@@ -78,7 +83,34 @@ class ForwardPasses:
             logits_NV = torch.cat(parts)
         return logits_NV
 
-    def _read_packed(self, segments: Sequence[Segment], cache: SlotCache | None, rows: Sequence[int]) -> torch.Tensor:
+    def read_states(self, texts: Sequence[Sequence[int]]) -> list[torch.Tensor]:
+        """Read texts in one packed pass, each by itself again when one breaks the model's numbers.
+
+        Returns:
+            The last hidden states of each text, states_QD in float32.
+        """
+        segments = [Segment.of_text(text) for text in texts]
+        states_QD = self._read_packed(segments, None, (), wants_states=True)
+        if len(segments) > 1 and bool(states_QD.isnan().any()):
+            return [self._read_packed([segment], None, (), wants_states=True) for segment in segments]
+        return list(torch.split(states_QD, [len(text) for text in texts]))
+
+    def extend_states(self, tokens: Sequence[int], cache: SlotCache, *, start: int) -> torch.Tensor:
+        """Read more of the text in the cache's first row, of which ``start`` tokens are read.
+
+        Returns:
+            states_QD of these tokens.
+        """
+        return self.extend(Segment.of_text(tokens, start), cache, row=0, start=start, wants_states=True)
+
+    def _read_packed(
+        self,
+        segments: Sequence[Segment],
+        cache: SlotCache | None,
+        rows: Sequence[int],
+        *,
+        wants_states: bool = False,
+    ) -> torch.Tensor:
         lengths = [len(segment.tokens) for segment in segments]
         if cache is not None:
             cache.plan_packed(rows, lengths, self._device)
@@ -91,17 +123,19 @@ class ForwardPasses:
         return self._run(
             [token for segment in segments for token in segment.tokens],
             position_Q=position_Q,
-            visible_QK=visible_QQ,
-            distance_QK=position_Q[:, None] - position_Q[None, :],
+            mask=self._build_mask(visible_QQ, position_Q[:, None] - position_Q[None, :]),
             cache=cache,
             outputs=[start + n for start, segment in zip(starts, segments, strict=True) for n in segment.outputs],
+            wants_states=wants_states,
         )
 
-    def extend(self, segment: Segment, cache: SlotCache, *, row: int, start: int) -> torch.Tensor:
+    def extend(
+        self, segment: Segment, cache: SlotCache, *, row: int, start: int, wants_states: bool = False
+    ) -> torch.Tensor:
         """Read more of one row, whose first ``start`` slots are a trunk that all tokens see.
 
         Returns:
-            logits_NV of the segment's outputs.
+            logits_NV of the segment's outputs, or their last hidden states when these are wanted.
         """
         count = len(segment.tokens)
         cache.plan_row(row, start=start, count=count, device=self._device)
@@ -112,10 +146,10 @@ class ForwardPasses:
         return self._run(
             segment.tokens,
             position_Q=position_Q,
-            visible_QK=visible_QK,
-            distance_QK=position_Q[:, None] - position_K[None, :],
+            mask=self._build_mask(visible_QK, position_Q[:, None] - position_K[None, :]),
             cache=cache,
             outputs=segment.outputs,
+            wants_states=wants_states,
         )
 
     def step(self, tokens: Sequence[int], positions: Sequence[int], cache: SlotCache) -> torch.Tensor:
@@ -140,24 +174,33 @@ class ForwardPasses:
         logits_BV: torch.Tensor = output.logits[:, -1]
         return logits_BV.float()
 
+    def _build_mask(
+        self, visible_QK: torch.Tensor, distance_QK: torch.Tensor
+    ) -> torch.Tensor | dict[str, torch.Tensor]:
+        return self._masks.build(visible_QK[None].to(self._device), distance_QK[None].to(self._device))
+
     def _run(
         self,
         tokens: Sequence[int],
         *,
         position_Q: torch.Tensor,
-        visible_QK: torch.Tensor,
-        distance_QK: torch.Tensor,
+        mask: torch.Tensor | dict[str, torch.Tensor],
         cache: SlotCache | None,
         outputs: Sequence[int],
+        wants_states: bool,
     ) -> torch.Tensor:
-        output = self._model(
-            input_ids=torch.tensor([list(tokens)], device=self._device),
-            attention_mask=self._masks.build(visible_QK[None].to(self._device), distance_QK[None].to(self._device)),
-            position_ids=position_Q[None].to(self._device),
-            past_key_values=cache,
-            use_cache=cache is not None,
-            logits_to_keep=torch.tensor(list(outputs), device=self._device),
-        )
+        output_N = torch.tensor(list(outputs), device=self._device)
+        fed: dict[str, Any] = {
+            "input_ids": torch.tensor([list(tokens)], device=self._device),
+            "attention_mask": mask,
+            "position_ids": position_Q[None].to(self._device),
+            "past_key_values": cache,
+            "use_cache": cache is not None,
+        }
+        if wants_states:
+            states_QD: torch.Tensor = self._model.base_model(**fed).last_hidden_state[0]
+            return states_QD[output_N].float()
+        output = self._model(**fed, logits_to_keep=output_N)
         logits_NV: torch.Tensor = output.logits[0]
         return logits_NV.float()
 

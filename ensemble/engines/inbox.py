@@ -6,7 +6,7 @@ import threading
 from collections import deque
 from typing import TYPE_CHECKING
 
-from ensemble.engines.jobs import GenerationJob, Job, ScoringJob
+from ensemble.engines.jobs import GenerationJob, Job, ReadingJob
 from ensemble.errors import MemberBusyError, MemberError
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ class Inbox:
         self._max_jobs = max_jobs
         self._changed = threading.Condition()
         self._generations: deque[GenerationJob] = deque()
-        self._scorings: deque[ScoringJob] = deque()
+        self._readings: deque[ReadingJob] = deque()
         self._num_jobs = 0
         self._closed_because: str | None = None
         self._has_aborts = False
@@ -36,7 +36,7 @@ class Inbox:
         """Why no request is taken any more; None while the engine serves."""
         return self._closed_because
 
-    def put(self, job: GenerationJob | ScoringJob) -> None:
+    def put(self, job: GenerationJob | ReadingJob) -> None:
         """Hand a request over.
 
         Raises:
@@ -52,7 +52,7 @@ class Inbox:
             if isinstance(job, GenerationJob):
                 self._generations.append(job)
             else:
-                self._scorings.append(job)
+                self._readings.append(job)
             self._changed.notify()
 
     def abort(self, job: Job) -> None:
@@ -72,7 +72,7 @@ class Inbox:
         """Block the engine's thread until there is something to do; False when it has to end."""
         with self._changed:
             self._changed.wait_for(
-                lambda: self._closed_because is not None or is_busy() or self._generations or self._scorings
+                lambda: self._closed_because is not None or is_busy() or self._generations or self._readings
             )
             return self._closed_because is None
 
@@ -81,10 +81,10 @@ class Inbox:
         with self._changed:
             return [self._generations.popleft() for _ in range(min(limit, len(self._generations)))]
 
-    def take_scorings(self, limit: int) -> list[ScoringJob]:
-        """Take the scorings that have waited longest, at most ``limit``."""
+    def take_readings(self, limit: int) -> list[ReadingJob]:
+        """Take the scorings and embeddings that have waited longest, at most ``limit``."""
         with self._changed:
-            return [self._scorings.popleft() for _ in range(min(limit, len(self._scorings)))]
+            return [self._readings.popleft() for _ in range(min(limit, len(self._readings)))]
 
     def take_aborted(self) -> list[Job] | None:
         """Take the aborted out of the waiting; None when nothing was aborted since the last call."""
@@ -92,17 +92,17 @@ class Inbox:
             if not self._has_aborts:
                 return None
             self._has_aborts = False
-            waiting: list[Job] = [*self._generations, *self._scorings]
+            waiting: list[Job] = [*self._generations, *self._readings]
             self._generations = deque(job for job in self._generations if not job.is_aborted)
-            self._scorings = deque(job for job in self._scorings if not job.is_aborted)
+            self._readings = deque(job for job in self._readings if not job.is_aborted)
             return [job for job in waiting if job.is_aborted]
 
     def drain(self) -> list[Job]:
         """Take everything that waits."""
         with self._changed:
-            waiting: list[Job] = [*self._generations, *self._scorings]
+            waiting: list[Job] = [*self._generations, *self._readings]
             self._generations.clear()
-            self._scorings.clear()
+            self._readings.clear()
             return waiting
 
     def leave(self) -> None:

@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from ensemble.engines.detokenizer import Detokenizer, TokenDecoder
 from ensemble.engines.sampling import Sampler
 from ensemble.engines.stop_text import StopText
 from ensemble.errors import MemberError
-from ensemble.generation import ChoiceScores, CompletionChunk, FinishReason, GenerationRequest, ScoringRequest
+from ensemble.generation import (
+    ChoiceScores,
+    CompletionChunk,
+    EmbeddingRequest,
+    Embeddings,
+    FinishReason,
+    GenerationRequest,
+    ScoringRequest,
+)
 
-Outcome = CompletionChunk | ChoiceScores | MemberError
+Outcome = CompletionChunk | ChoiceScores | Embeddings | MemberError
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -30,13 +39,12 @@ class Job:
     """Forward passes that this request took part in and that ended after its abort was asked for."""
 
 
-@dataclass(slots=True, kw_only=True, eq=False)
-class ScoringJob(Job):
-    """A scoring request, and its tokens once they are known."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChoiceTree:
+    """A prompt, and choices that continue it, in tokens."""
 
-    request: ScoringRequest
-    prompt: list[int] = field(default_factory=list)
-    choices: tuple[tuple[int, ...], ...] = ()
+    prompt: tuple[int, ...]
+    choices: tuple[tuple[int, ...], ...]
 
     @property
     def num_fed(self) -> int:
@@ -47,6 +55,44 @@ class ScoringJob(Job):
     def num_outputs(self) -> int:
         """Tokens whose next-token logits are needed."""
         return 1 + sum(len(choice) - 1 for choice in self.choices)
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class ScoringJob(Job):
+    """A scoring request, and its tokens once they are known."""
+
+    request: ScoringRequest
+    trees: tuple[ChoiceTree, ...] = ()
+    """What is read: the choices after the scored prompt, then those whose prior is not known after the pmi prompt."""
+    known_priors: Mapping[tuple[int, ...], float] = field(default_factory=dict)
+
+    @property
+    def num_fed(self) -> int:
+        """Tokens to read."""
+        return sum(tree.num_fed for tree in self.trees)
+
+    @property
+    def num_outputs(self) -> int:
+        """Tokens whose next-token logits are needed."""
+        return sum(tree.num_outputs for tree in self.trees)
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class EmbeddingJob(Job):
+    """Texts to embed, their tokens once they are known, and the vectors so far."""
+
+    request: EmbeddingRequest
+    texts: tuple[tuple[int, ...], ...] = ()
+    vectors: list[tuple[float, ...]] = field(default_factory=list)
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of all texts."""
+        return sum(map(len, self.texts))
+
+
+ReadingJob = ScoringJob | EmbeddingJob
+"""A request that is answered by reading alone."""
 
 
 @dataclass(slots=True, kw_only=True, eq=False)

@@ -13,9 +13,12 @@ from ensemble.errors import ConfigError
 
 # A new engine is one file and one line here.
 _CLASS_BY_TYPE = {
+    "classifier": ("ensemble.engines.classifier", "ClassifierEngine"),
     "echo": ("ensemble.engines.echo", "EchoEngine"),
     "embedded": ("ensemble.engines.embedded", "EmbeddedEngine"),
 }
+
+_EXTRA_BY_TYPE = {"classifier": "embedded"}
 
 
 def build_engine(
@@ -38,7 +41,7 @@ def build_engine(
         raise ConfigError(
             "engine.type",
             f"{config.type} needs the package {error.name}",
-            f'pip install "ensemble-serving[{config.type}]"',
+            f'pip install "ensemble-serving[{_EXTRA_BY_TYPE.get(config.type, config.type)}]"',
         ) from error
     engine: Engine = getattr(module, class_name)(
         config, checkpoint=checkpoint, member=member, prompt_format=prompt_format, cache_dir=cache_dir

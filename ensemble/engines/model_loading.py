@@ -14,6 +14,7 @@ import torch
 from ensemble.engines.batch_loop import LoadedModel
 from ensemble.engines.forward_passes import ForwardPasses, Segment
 from ensemble.engines.limits import Limits
+from ensemble.engines.scoring_rule import ScoringRule
 from ensemble.engines.token_encoder import TokenEncoder
 from ensemble.errors import CheckpointError, ConfigError
 
@@ -46,8 +47,10 @@ def load_model(
 
     if config.threads:
         torch.set_num_threads(config.threads)
-    device = _choose_device(config)
+    device = choose_device(config.device)
     loaded = load_checkpoint(checkpoint, dtype=config.dtype, device=device, cache_dir=cache_dir)
+    if loaded.is_classifier:
+        raise CheckpointError(checkpoint, "it is a text classifier", "set engine.type to classifier")
     text_config = loaded.model.config.get_text_config()
     limits = Limits.from_config(
         config,
@@ -63,24 +66,31 @@ def load_model(
     )
     passes = _check_passes(loaded.model, checkpoint, limits)
     _log.info("member %s: loaded %s on %s as %s", member, checkpoint, device, config.dtype)
+    prior_prompt = encoder.encode_pmi_prompt() if prompt_format.scoring == "pmi" else ()
     return LoadedModel(
         member=member,
         passes=passes,
         encoder=encoder,
+        rule=ScoringRule(prompt_format.scoring, prior_prompt=prior_prompt, member=member),
         eos_tokens=_eos_tokens(loaded.model, loaded.tokenizer),
         limits=limits,
     )
 
 
-def _choose_device(config: EmbeddedEngineConfig) -> str:
+def choose_device(wanted: str) -> str:
+    """Give the device that ``auto``, ``cpu`` or ``cuda`` means here.
+
+    Raises:
+        ConfigError: a GPU is asked for and there is none.
+    """
     has_cuda = torch.cuda.is_available()
-    if config.device == "cuda" and not has_cuda:
+    if wanted == "cuda" and not has_cuda:
         raise ConfigError(
             "engine.device", "cuda is asked for and torch sees no GPU", "give the replica one, or take auto"
         )
-    if config.device == "auto":
+    if wanted == "auto":
         return "cuda" if has_cuda else "cpu"
-    return config.device
+    return wanted
 
 
 def _eos_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> frozenset[int]:

@@ -12,63 +12,79 @@ from typing import TYPE_CHECKING
 import torch
 
 from ensemble.engines.forward_passes import ForwardPasses, Segment
-from ensemble.generation import ChoiceScores
 
 if TYPE_CHECKING:
-    from ensemble.engines.jobs import ScoringJob
+    from ensemble.engines.jobs import ChoiceTree, ScoringJob
     from ensemble.engines.limits import Limits
     from ensemble.engines.slot_cache import SlotCache
 
 Choices = Sequence[Sequence[int]]
+TreeSums = list[list[float]]
+"""For each tree of a job, each choice's sum of its tokens' log-probabilities."""
 
 
-def score_together(jobs: Sequence[ScoringJob], passes: ForwardPasses) -> list[ChoiceScores]:
+def score_together(jobs: Sequence[ScoringJob], passes: ForwardPasses) -> list[TreeSums]:
     """Score several requests in one forward pass, prompts and choices packed as trees."""
-    logits_NV = passes.read([_build_tree(job.prompt, job.choices) for job in jobs], None)
-    firsts = [0, *accumulate(job.num_outputs for job in jobs)]
-    sums = _sum_logprobs(logits_NV, [(first, job.choices) for first, job in zip(firsts, jobs, strict=False)])
-    return [_build_scores(job, sums_of_job) for job, sums_of_job in zip(jobs, sums, strict=True)]
+    trees = [tree for job in jobs for tree in job.trees]
+    logits_NV = passes.read([_build_tree(tree) for tree in trees], None)
+    firsts = [0, *accumulate(tree.num_outputs for tree in trees)]
+    sums = iter(_sum_logprobs(logits_NV, [(first, tree.choices) for first, tree in zip(firsts, trees, strict=False)]))
+    return [[next(sums) for _ in job.trees] for job in jobs]
 
 
 class LongScoring:
     """A scoring request that is too long for one forward pass.
 
-    Its prompt is read in pieces into a cache row of its own; then its choices follow in groups, each group seeing the
-    prompt, and each choice itself, only. ``limits`` bound each pass, except that one choice is never split.
+    A tree after the other, its prompt is read in pieces into a cache row of the request's own; then its choices follow
+    in groups, each group seeing the prompt, and each choice itself, only. ``limits`` bound each pass, except that one
+    choice is never split.
     """
 
     def __init__(self, job: ScoringJob, cache: SlotCache, limits: Limits) -> None:
         self.job = job
         self._cache = cache
-        self._max_step_tokens = limits.max_step_tokens
-        self._max_group_tokens = min(limits.max_step_tokens, limits.max_outputs, limits.max_context - len(job.prompt))
+        self._limits = limits
+        self._sums: TreeSums = [[]]
         self._num_read = 0
-        self._sums: list[float] = []
         self._first_logits_1V: torch.Tensor | None = None
 
-    def advance(self, passes: ForwardPasses) -> ChoiceScores | None:
-        """Run one forward pass; return the scores after the last."""
-        prompt, choices = self.job.prompt, self.job.choices
+    def advance(self, passes: ForwardPasses) -> TreeSums | None:
+        """Run one forward pass; return the sums after the last."""
+        tree = self.job.trees[len(self._sums) - 1]
         if self._first_logits_1V is None:
-            piece = prompt[self._num_read : self._num_read + self._max_step_tokens]
-            segment = Segment.of_prompt(piece, self._num_read)
-            logits_1V = passes.extend(segment, self._cache, row=0, start=self._num_read)
-            self._num_read += len(piece)
-            if self._num_read == len(prompt):
-                self._first_logits_1V = logits_1V
+            self._read_prompt(tree, passes)
             return None
-        group = self._next_group(choices[len(self._sums) :])
-        logits_NV = self._first_logits_1V
-        if any(len(choice) > 1 for choice in group):
-            branches = _build_branches(group, len(prompt))
-            fed_NV = passes.extend(branches, self._cache, row=0, start=len(prompt))
-            logits_NV = torch.cat([logits_NV, fed_NV])
-        self._sums += _sum_logprobs(logits_NV, [(0, group)])[0]
-        return _build_scores(self.job, self._sums) if len(self._sums) == len(choices) else None
+        self._score_group(tree, self._first_logits_1V, passes)
+        if len(self._sums[-1]) < len(tree.choices):
+            return None
+        if len(self._sums) == len(self.job.trees):
+            return self._sums
+        self._sums.append([])
+        self._num_read, self._first_logits_1V = 0, None
+        return None
 
-    def _next_group(self, choices: Choices) -> Choices:
-        ends = list(accumulate(len(choice) - 1 for choice in choices))
-        num_fitting = sum(end <= self._max_group_tokens for end in ends)
+    def _read_prompt(self, tree: ChoiceTree, passes: ForwardPasses) -> None:
+        piece = tree.prompt[self._num_read : self._num_read + self._limits.max_step_tokens]
+        segment = Segment.of_prompt(piece, self._num_read)
+        logits_1V = passes.extend(segment, self._cache, row=0, start=self._num_read)
+        self._num_read += len(piece)
+        if self._num_read == len(tree.prompt):
+            self._first_logits_1V = logits_1V
+
+    def _score_group(self, tree: ChoiceTree, first_logits_1V: torch.Tensor, passes: ForwardPasses) -> None:
+        group = self._next_group(tree)
+        logits_NV = first_logits_1V
+        if any(len(choice) > 1 for choice in group):
+            branches = _build_branches(group, len(tree.prompt))
+            fed_NV = passes.extend(branches, self._cache, row=0, start=len(tree.prompt))
+            logits_NV = torch.cat([logits_NV, fed_NV])
+        self._sums[-1] += _sum_logprobs(logits_NV, [(0, group)])[0]
+
+    def _next_group(self, tree: ChoiceTree) -> Choices:
+        limits = self._limits
+        room = min(limits.max_step_tokens, limits.max_outputs, limits.max_context - len(tree.prompt))
+        choices = tree.choices[len(self._sums[-1]) :]
+        num_fitting = sum(end <= room for end in accumulate(len(choice) - 1 for choice in choices))
         return choices[: max(1, num_fitting)]
 
 
@@ -83,14 +99,14 @@ def _build_branches(choices: Choices, prompt_length: int) -> Segment:
     )
 
 
-def _build_tree(prompt: Sequence[int], choices: Choices) -> Segment:
+def _build_tree(tree: ChoiceTree) -> Segment:
     """Make a trunk of the prompt and a branch of each choice; the first output is the trunk's last token."""
-    trunk, branches = Segment.of_prompt(prompt), _build_branches(choices, len(prompt))
+    trunk, branches = Segment.of_prompt(tree.prompt), _build_branches(tree.choices, len(tree.prompt))
     return Segment(
         tokens=trunk.tokens + branches.tokens,
         positions=trunk.positions + branches.positions,
         branches=trunk.branches + branches.branches,
-        outputs=tuple(range(len(prompt) - 1, len(prompt) + len(branches.tokens))),
+        outputs=tuple(range(len(tree.prompt) - 1, len(tree.prompt) + len(branches.tokens))),
     )
 
 
@@ -113,12 +129,3 @@ def _sum_logprobs(logits_NV: torch.Tensor, trees: Iterable[tuple[int, Choices]])
     token_T = torch.tensor(tokens, device=logits_NV.device)
     logprobs: list[float] = (logits_NV[output_T, token_T] - log_total_N[output_T]).double().tolist()
     return [[sum(logprobs[start:end]) for start, end in pairwise(bounds)] for bounds in spans]
-
-
-def _build_scores(job: ScoringJob, sums: Sequence[float]) -> ChoiceScores:
-    num_tokens = tuple(len(choice) for choice in job.choices)
-    return ChoiceScores(
-        logprobs=tuple(total / count for total, count in zip(sums, num_tokens, strict=True)),
-        num_tokens=num_tokens,
-        prompt_tokens=len(job.prompt),
-    )

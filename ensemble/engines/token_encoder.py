@@ -92,6 +92,26 @@ class TokenEncoder:
         self._check_length(len(prompt) + max(len(choice) for choice in choices), max_context)
         return prompt, choices
 
+    def encode_pmi_prompt(self) -> tuple[int, ...]:
+        """Give the tokens of the text that ``pmi`` measures choices against.
+
+        Raises:
+            MemberRefusedError: there are none, or the model lacks one.
+        """
+        return tuple(self._encode_prompt(lambda _: self._format.pmi_template, "", add_special_tokens=True))
+
+    def encode_texts(self, texts: Sequence[str], *, max_context: int) -> tuple[tuple[int, ...], ...]:
+        """Give the tokens of texts to embed, which no template words.
+
+        Raises:
+            MemberRefusedError: there is no text, or one has no tokens, a token that the model lacks, or too many.
+        """
+        if not texts or not all(text.strip() for text in texts):
+            raise MemberRefusedError(self._member, "a text to embed is empty, or there are no texts")
+        encoded = tuple(tuple(self._encode_prompt(str, text, add_special_tokens=True)) for text in texts)
+        self._check_length(max(map(len, encoded)), max_context)
+        return encoded
+
     def _chat_text(self, prompt: str) -> str:
         messages = self._format.chat_messages(prompt)
         return str(self._tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False))

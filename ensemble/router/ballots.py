@@ -1,10 +1,11 @@
-"""Turns one member's scores or completion into its ballot."""
+"""Turns one member's scores or completion into its ballot. Times are of the monotonic clock."""
 
 from __future__ import annotations
 
 import math
 import time
 from contextlib import aclosing
+from typing import Protocol
 
 from ensemble.errors import MemberError
 from ensemble.generation import (
@@ -19,6 +20,9 @@ from ensemble.router.fan_out import Ask, Hear
 from ensemble.router.ports import MemberClient
 from ensemble.router.request import TextPiece
 from ensemble.voting.ballot import Ballot
+
+LEAST_S = 0.001
+"""A deadline that has passed already would be refused before anybody is asked."""
 
 
 def softmax(logits: tuple[float, ...]) -> tuple[float, ...]:
@@ -70,35 +74,44 @@ def ballot_from_completion(member: str, completion: Completion, *, latency_s: fl
     )
 
 
-def ask_for_choice(member: str, client: MemberClient, request: ScoringRequest, *, timeout_s: float) -> Ask:
+def ask_for_choice(member: str, client: MemberClient, request: ScoringRequest, *, until_s: float) -> Ask:
     """Build the call that gets a ballot among given choices."""
 
     async def ask(_hear: Hear) -> Ballot:
         started_s = time.monotonic()
-        scores = await client.score(request, timeout_s=timeout_s)
+        scores = await client.score(request, timeout_s=max(LEAST_S, until_s - started_s))
         return ballot_from_scores(member, request, scores, latency_s=time.monotonic() - started_s)
 
     return ask
 
 
-def ask_for_text(member: str, client: MemberClient, request: GenerationRequest, *, timeout_s: float) -> Ask:
+class AskForText(Protocol):
+    """Builds the call that gets a ballot with a text."""
+
+    def __call__(self, member: str, client: MemberClient, request: GenerationRequest, *, until_s: float) -> Ask:
+        """Build it."""
+        ...
+
+
+def ask_for_text(member: str, client: MemberClient, request: GenerationRequest, *, until_s: float) -> Ask:
     """Build the call that gets a ballot with a text."""
 
     async def ask(_hear: Hear) -> Ballot:
         started_s = time.monotonic()
-        completion = await client.complete(request, timeout_s=timeout_s)
+        completion = await client.complete(request, timeout_s=max(LEAST_S, until_s - started_s))
         return ballot_from_completion(member, completion, latency_s=time.monotonic() - started_s)
 
     return ask
 
 
-def ask_for_stream(member: str, client: MemberClient, request: GenerationRequest, *, timeout_s: float) -> Ask:
+def ask_for_stream(member: str, client: MemberClient, request: GenerationRequest, *, until_s: float) -> Ask:
     """Build the call that gets a ballot with a text, telling each piece on the way."""
 
     async def ask(hear: Hear) -> Ballot:
         started_s = time.monotonic()
         pieces: list[str] = []
         last: CompletionChunk | None = None
+        timeout_s = max(LEAST_S, until_s - started_s)
         async with aclosing(client.stream(request, timeout_s=timeout_s)) as chunks:
             async for chunk in chunks:
                 last = chunk

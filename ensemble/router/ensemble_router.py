@@ -7,42 +7,25 @@ import logging
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import replace
 from functools import partial
 
-from ensemble.errors import InvalidRequestError, OverloadedError, QuorumError
+from ensemble.errors import ConfigError, OverloadedError
+from ensemble.router.conclusion import Concluder
 from ensemble.router.config import LimitsConfig
 from ensemble.router.election import Election, ElectionBuilder, Ensemble
 from ensemble.router.fan_out import FanOut
+from ensemble.router.feedback import Feedback, FeedbackOutcome, OnlineWeights, build_audit
+from ensemble.router.hearing import Hearing
+from ensemble.router.one_stream import OneStream
 from ensemble.router.ports import MemberClient, Observer, VotingClient
-from ensemble.router.request import ClassifyRequest, Event, GenerateRequest, TextPiece
-from ensemble.router.validation import pick_ensemble
-from ensemble.voting.ballot import Abstention, AbstentionReason, Vote
+from ensemble.router.request import ClassifyRequest, Event, GenerateRequest, StreamMode
+from ensemble.router.running_vote import RunningVote
+from ensemble.router.validation import check_request_id, pick_ensemble
 from ensemble.voting.decision import DecidedBy, Decision
-from ensemble.voting.strategy import Tally
+from ensemble.voting.record import VoteRecord
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(slots=True)
-class _Count:
-    """The state of one vote: the tally, and the votes in the order they came."""
-
-    tally: Tally
-    votes: list[Vote] = field(default_factory=list)
-
-    def add(self, vote: Vote) -> Vote:
-        """Count one vote, a faulty ballot as the member's error; returns it as it was counted."""
-        try:
-            self.tally = self.tally.add(vote)
-        except InvalidRequestError as error:
-            vote = Abstention(
-                member=vote.member, reason=AbstentionReason.ERROR, detail=str(error), latency_s=vote.latency_s
-            )
-            self.tally = self.tally.add(vote)
-        counted = self.tally.vote_of(vote.member)
-        self.votes.append(counted)
-        return counted
 
 
 class EnsembleRouter:
@@ -56,12 +39,14 @@ class EnsembleRouter:
         *,
         limits: LimitsConfig,
         observer: Observer,
+        online: OnlineWeights | None = None,
     ) -> None:
         self.ensemble_by_name = {ensemble.name: ensemble for ensemble in ensembles}
         self.limits = limits
-        self._elections = ElectionBuilder(client_by_member=clients, limits=limits)
-        self._voting = voting
+        self._elections = ElectionBuilder(client_by_member=clients, limits=limits, online=online)
+        self._concluder = Concluder(client_by_member=clients, voting=voting)
         self._observer = observer
+        self._online = online
         self._num_under_way = 0
 
     async def classify(self, request: ClassifyRequest, *, timeout_s: float) -> Decision:
@@ -72,18 +57,13 @@ class EnsembleRouter:
             OverloadedError: too many requests are under way.
             QuorumError: too few members gave a ballot.
             VotingUnavailableError: the strategy is heavy and the voting service did not answer.
+            MemberError: the strategy asks models a second time, and one of them failed.
         """
-        return await _last(self.stream_classify(request, timeout_s=timeout_s))
+        return (await outcome_of(self.stream_classify(request, timeout_s=timeout_s)))[0]
 
     async def generate(self, request: GenerateRequest, *, timeout_s: float) -> Decision:
         """Answer a prompt with a text. Raises as ``classify`` does."""
-        ensemble = pick_ensemble(request.ensemble, self.ensemble_by_name)
-        prepare = self._elections.generation
-        return await _last(
-            self._run(
-                request.request_id, ensemble, lambda: prepare(request, ensemble, timeout_s=timeout_s, streams=False)
-            )
-        )
+        return (await outcome_of(self.stream_generate(request, timeout_s=timeout_s, mode=None)))[0]
 
     def stream_classify(self, request: ClassifyRequest, *, timeout_s: float) -> AsyncGenerator[Event]:
         """Decide among the request's choices, telling ballots as they come. Raises as ``classify`` does."""
@@ -92,13 +72,32 @@ class EnsembleRouter:
         election = partial(prepare, request, ensemble, timeout_s=timeout_s)
         return self._run(request.request_id, ensemble, election)
 
-    def stream_generate(self, request: GenerateRequest, *, timeout_s: float) -> AsyncGenerator[Event]:
-        """Answer a prompt, telling pieces of text and ballots as they come. Raises as ``classify`` does."""
+    def stream_generate(
+        self, request: GenerateRequest, *, timeout_s: float, mode: StreamMode | None = StreamMode.ALL
+    ) -> AsyncGenerator[Event]:
+        """Answer a prompt, telling ballots as they come, and pieces of text as ``mode`` says; None tells none.
+
+        Raises as ``classify`` does.
+        """
         ensemble = pick_ensemble(request.ensemble, self.ensemble_by_name)
         prepare = self._elections.generation
-        return self._run(
-            request.request_id, ensemble, lambda: prepare(request, ensemble, timeout_s=timeout_s, streams=True)
-        )
+        election = partial(prepare, request, ensemble, timeout_s=timeout_s, mode=mode)
+        return self._run(request.request_id, ensemble, election)
+
+    async def give_feedback(self, feedback: Feedback) -> FeedbackOutcome:
+        """Learn from the right answer to a request; an empty ensemble's name means the default one.
+
+        Raises:
+            InvalidRequestError: a field is bad, or the answer does not fit the request.
+            ConfigError: the ensemble learns nothing from feedback.
+            FeedbackUnavailableError: what keeps the feedback does not answer.
+        """
+        check_request_id(feedback.request_id)
+        ensemble = pick_ensemble(feedback.ensemble, self.ensemble_by_name).name
+        if self._online is None:
+            where = f"ensembles.{ensemble}.feedback"
+            raise ConfigError(where, "the ensemble takes no feedback", "let the spec say how it learns from it")
+        return await self._online.give(replace(feedback, ensemble=ensemble))
 
     async def _run(self, request_id: str, ensemble: Ensemble, prepare: Callable[[], Election]) -> AsyncGenerator[Event]:
         started_s = time.monotonic()
@@ -122,68 +121,46 @@ class EnsembleRouter:
             self._num_under_way -= 1
 
     async def _vote(self, election: Election) -> AsyncGenerator[Event]:
-        count = _Count(election.strategy.open_tally(election.question))
-        stopped: tuple[Abstention, ...] = ()
-        async with FanOut(election.asks) as fan_out:
+        vote, stream = RunningVote(election), OneStream(election)
+        async with FanOut(election.asks, first=vote.next_stage()) as fan_out:
+            hearing = Hearing(vote, stream, fan_out)
             timeout_s = election.members_until_s - election.started_s
-            async with aclosing(fan_out.events(timeout_s=timeout_s)) as events:
+            num_turns = len(election.plan.stages) if election.plan else 1
+            async with aclosing(fan_out.events(timeout_s=timeout_s, num_turns=num_turns)) as events:
                 async for event in events:
-                    if isinstance(event, TextPiece):
-                        yield event
+                    if event is None:
+                        hearing.next_turn()
                         continue
-                    counted = count.add(event)
-                    is_decided = count.tally.is_decided()
-                    if is_decided:
-                        # Before the vote is handed over: a slow reader must not keep members decoding.
-                        stopped = fan_out.stop(count.tally.waiting, reason=AbstentionReason.CANCELLED)
-                    yield counted
-                    if is_decided:
+                    told = hearing.take(event)
+                    if told is not None:
+                        yield told
+                    if hearing.is_over:
                         break
-            decided_by = _decided_by(count)
-            if decided_by is DecidedBy.DEADLINE:
-                stopped = fan_out.stop(count.tally.waiting, reason=AbstentionReason.DEADLINE)
-        for abstention in stopped:
-            count.add(abstention)
+            hearing.end()
+        for abstention in hearing.stopped:
+            vote.add(abstention)
             yield abstention
-        yield await self._decide(election, count, decided_by)
+        record = stream.mark(await self._conclude(vote, vote.run_out()))
+        if election.include_record:
+            yield record
+        yield record.decision
 
-    async def _decide(self, election: Election, count: _Count, decided_by: DecidedBy) -> Decision:
-        if not count.tally.num_cast:
-            raise self._no_quorum(election, count)
-        if election.strategy.is_heavy:
-            decision = await self._voting.decide(
-                election.strategy.name,
-                election.question,
-                tuple(count.votes),
-                timeout_s=max(0.001, election.until_s - time.monotonic()),
-            )
-        else:
-            decision = count.tally.decide(decided_by)
-        if decision.degraded and election.ensemble.fail_without_quorum:
-            raise self._no_quorum(election, count)
-        return decision
-
-    @staticmethod
-    def _no_quorum(election: Election, count: _Count) -> QuorumError:
-        reason_by_member = {vote.member: vote.reason for vote in count.votes if isinstance(vote, Abstention)}
-        silent = (voter.member for voter in election.question.panel if voter.member in reason_by_member)
-        reasons = ", ".join(f"{member}: {reason_by_member[member]}" for member in silent)
-        wanted = election.question.quorum
-        reasons = reasons or f"the quorum is {wanted.min_weight:g} of the weight and {wanted.min_families} families"
-        return QuorumError(election.ensemble.name, count.tally.num_cast, len(election.question.panel), reasons)
+    async def _conclude(self, vote: RunningVote, decided_by: DecidedBy) -> VoteRecord:
+        record = await self._concluder.conclude(vote, decided_by)
+        if self._online is not None and vote.election.is_audited:
+            choices = record.question.choices
+            audit = build_audit(vote.counted, request_id=record.request_id, ensemble=record.ensemble, choices=choices)
+            self._online.report(audit)
+        return record
 
 
-def _decided_by(count: _Count) -> DecidedBy:
-    """Say what ended a vote, before those still out are stopped."""
-    was_late = any(isinstance(vote, Abstention) and vote.reason is AbstentionReason.DEADLINE for vote in count.votes)
-    if count.tally.waiting:
-        return DecidedBy.LOSSLESS_QUORUM if count.tally.is_decided() else DecidedBy.DEADLINE
-    return DecidedBy.DEADLINE if was_late else DecidedBy.ALL
-
-
-async def _last(events: AsyncGenerator[Event]) -> Decision:
+async def outcome_of(events: AsyncGenerator[Event]) -> tuple[Decision, VoteRecord | None]:
+    """Read a stream to its end: the decision, and its record if the request asked for it."""
+    record: VoteRecord | None = None
     async with aclosing(events):
         async for event in events:
             if isinstance(event, Decision):
-                return event
+                return event, record
+            if isinstance(event, VoteRecord):
+                record = event
     raise AssertionError("a vote ends with a decision or an error")

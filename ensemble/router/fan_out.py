@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
 from types import TracebackType
 from typing import Self
 
@@ -38,20 +38,22 @@ def _is_cancelled() -> bool:
 
 
 class FanOut:
-    """The calls of one request: leaving the context cancels those still out and waits until they are gone."""
+    """The calls of one request: leaving the context cancels those still out and waits until they are gone.
 
-    def __init__(self, asks: Mapping[str, Ask]) -> None:
+    Entering the context begins the calls of ``first``, or all of them.
+    """
+
+    def __init__(self, asks: Mapping[str, Ask], *, first: Iterable[str] | None = None) -> None:
         self._asks = asks
+        self._first = first
+        self._num_out = 0
         self._events: asyncio.Queue[Vote | TextPiece | None] = asyncio.Queue(maxsize=MAX_UNREAD)
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._started_s = 0.0
 
     async def __aenter__(self) -> Self:
         self._started_s = time.monotonic()
-        self._tasks = {
-            member: asyncio.create_task(self._ask(member, ask), name=f"ask-{member}")
-            for member, ask in self._asks.items()
-        }
+        self.begin(self._asks if self._first is None else self._first)
         return self
 
     async def __aexit__(
@@ -66,25 +68,39 @@ class FanOut:
         if crashes and error is None:
             raise ExceptionGroup("asking members", [crash for crash in crashes if isinstance(crash, Exception)])
 
-    async def events(self, *, timeout_s: float) -> AsyncGenerator[Vote | TextPiece]:
-        """Yield what members say, one vote each, until all have voted or ``timeout_s`` is over."""
-        deadline_s = time.monotonic() + timeout_s
-        num_waiting = len(self._tasks)
-        while num_waiting:
+    def begin(self, members: Iterable[str]) -> None:
+        """Ask these members, none of whom was asked before."""
+        for member in members:
+            self._tasks[member] = asyncio.create_task(self._ask(member, self._asks[member]), name=f"ask-{member}")
+            self._num_out += 1
+
+    async def events(self, *, timeout_s: float, num_turns: int = 1) -> AsyncGenerator[Vote | TextPiece | None]:
+        """Yield what members say, one vote each, until all who were asked have voted or ``timeout_s`` is over.
+
+        The time has ``num_turns`` equal parts; None says that one of them, except the last, is over.
+        """
+        started_s = time.monotonic()
+        turn = 1
+        while self._num_out:
             try:
-                async with asyncio.timeout(max(0.0, deadline_s - time.monotonic())):
+                async with asyncio.timeout(max(0.0, started_s + timeout_s * turn / num_turns - time.monotonic())):
                     event = await self._events.get()
             except TimeoutError:
-                return
+                if turn == num_turns:
+                    return
+                turn += 1
+                yield None
+                continue
             if event is None:
                 return
-            num_waiting -= not isinstance(event, TextPiece)
+            self._num_out -= not isinstance(event, TextPiece)
             yield event
 
     def stop(self, members: tuple[str, ...], *, reason: AbstentionReason) -> tuple[Abstention, ...]:
-        """Cancel these members' calls; returns their abstentions, in the given order."""
+        """Cancel these members' calls, if they have begun; returns their abstentions, in the given order."""
         for member in members:
-            self._tasks[member].cancel()
+            if member in self._tasks:
+                self._tasks[member].cancel()
         latency_s = time.monotonic() - self._started_s
         return tuple(Abstention(member=member, reason=reason, latency_s=latency_s) for member in members)
 

@@ -7,9 +7,17 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from ensemble.engines.engine import EngineStats
-from ensemble.generation import ChoiceScores, Completion, CompletionChunk, GenerationRequest, ScoringRequest
+from ensemble.generation import (
+    ChoiceScores,
+    Completion,
+    CompletionChunk,
+    EmbeddingRequest,
+    Embeddings,
+    GenerationRequest,
+    ScoringRequest,
+)
 from ensemble.voting.ballot import Vote
-from ensemble.voting.decision import Decision
+from ensemble.voting.decision import DecidedBy, Decision
 from ensemble.voting.strategy import Question
 
 
@@ -68,6 +76,10 @@ class MemberClient(Protocol):
         """Get a completion piece by piece."""
         ...
 
+    async def embed(self, request: EmbeddingRequest, *, timeout_s: float) -> Embeddings:
+        """Get an embedding of each text."""
+        ...
+
     async def reports(self, *, timeout_s: float) -> tuple[ReplicaReport, ...]:
         """Get the counters of every replica."""
         ...
@@ -76,7 +88,9 @@ class MemberClient(Protocol):
 class VotingClient(Protocol):
     """Lets the voting service decide."""
 
-    async def decide(self, strategy: str, question: Question, votes: tuple[Vote, ...], *, timeout_s: float) -> Decision:
+    async def decide(
+        self, strategy: str, question: Question, votes: tuple[Vote, ...], *, decided_by: DecidedBy, timeout_s: float
+    ) -> Decision:
         """Count ``votes``; panel members without one are late.
 
         Raises:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from enum import StrEnum
 
 from ensemble.generation import GenerationParameters
 from ensemble.voting.ballot import Abstention, Ballot
 from ensemble.voting.decision import Decision
+from ensemble.voting.record import VoteRecord
 from ensemble.voting.strategy import Quorum
 
 
@@ -46,11 +48,28 @@ class ParameterOverrides:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VoteOptions:
-    """How one request departs from the ensemble's defaults; empty means the default."""
+    """How one request departs from the ensemble's defaults; empty means the default.
+
+    ``ignore_calibration`` counts raw ballots with the spec's weights, as if nothing had been learned.
+    ``include_record`` asks for the record of the decision, too.
+    """
 
     strategy: str = ""
     panel: tuple[str, ...] = ()
     quorum: QuorumOverrides = field(default_factory=QuorumOverrides)
+    ignore_calibration: bool = False
+    include_record: bool = False
+
+
+class StreamMode(StrEnum):
+    """Whose text a stream tells while members answer."""
+
+    ALL = "all"
+    LEADER = "leader"
+    """That of the member with the largest weight; the vote confirms it or replaces it, and waits for it."""
+    FIRST_TOKEN_HEDGE = "first_token_hedge"  # noqa: S105 - no password
+    """That of the member whose text begins first. The others are stopped there and then, and no vote is held: a hedge
+    against members that are slow to begin, not against wrong answers."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,5 +102,5 @@ class TextPiece:
     text: str
 
 
-Event = TextPiece | Ballot | Abstention | Decision
-"""What a stream tells, in the order of arrival; the decision comes last and once."""
+Event = TextPiece | Ballot | Abstention | VoteRecord | Decision
+"""What a stream tells, in the order of arrival: last and once the decision, and before it the record, if asked for."""

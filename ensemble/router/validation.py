@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TypeVar
 
 from ensemble.errors import InvalidRequestError, UnknownNameError
 from ensemble.router.config import MAX_SEED, MAX_STOPS, LimitsConfig
 from ensemble.router.request import ParameterOverrides, QuorumOverrides
+
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
 EnsembleT = TypeVar("EnsembleT")
 
@@ -18,6 +21,19 @@ def check_known(field: str, name: str, known: Iterable[str]) -> None:
     names = tuple(known)
     if name not in names:
         raise UnknownNameError(field, f"there is no {name!r}", f"use one of: {', '.join(names)}")
+
+
+def is_request_id(text: str) -> bool:
+    """Say whether a request may have this name."""
+    return _REQUEST_ID.fullmatch(text) is not None
+
+
+def check_request_id(request_id: str) -> None:
+    """Raise InvalidRequestError for a name that cannot stand in logs."""
+    if not is_request_id(request_id):
+        problem = f"it has {len(request_id)} characters, or some that are not allowed"
+        remedy = "send 1 to 128 letters, digits, dots, dashes and underscores, or leave it empty"
+        raise InvalidRequestError("request_id", problem, remedy)
 
 
 def check_prompt(prompt: str, limits: LimitsConfig) -> None:

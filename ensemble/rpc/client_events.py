@@ -6,8 +6,10 @@ from dataclasses import dataclass
 
 from ensemble.engines.engine import EngineStats
 from ensemble.errors import EndpointError
+from ensemble.router.feedback import FeedbackOutcome
 from ensemble.router.request import Event, TextPiece
-from ensemble.rpc.convert import stats_from_wire
+from ensemble.rpc.convert_member import stats_from_wire
+from ensemble.rpc.convert_record import record_from_wire
 from ensemble.rpc.convert_vote import abstention_from_wire, ballot_from_wire, decision_from_wire
 from ensemble.v1 import ensemble_service_pb2 as pb
 from ensemble.voting.ballot import Voter
@@ -49,30 +51,45 @@ class EnsembleReport:
     members: tuple[MemberState, ...]
 
 
-def generate_event_from_wire(wire: pb.StreamGenerateResponse) -> Event:
-    """Read what happened during a generation."""
+def generate_events_from_wire(wire: pb.StreamGenerateResponse) -> tuple[Event, ...]:
+    """Read what happened during a generation: one event, or at the end a record, if there is one, and the decision."""
     match wire.WhichOneof("event"):
         case "piece":
-            return TextPiece(member=wire.piece.member, text=wire.piece.text)
+            return (TextPiece(member=wire.piece.member, text=wire.piece.text),)
         case "ballot":
-            return ballot_from_wire(wire.ballot)
+            return (ballot_from_wire(wire.ballot),)
         case "abstention":
-            return abstention_from_wire(wire.abstention)
+            return (abstention_from_wire(wire.abstention),)
         case "response":
-            return decision_from_wire(wire.response.decision)
+            return _last_events(wire.response)
     raise EndpointError("the server", "UNIMPLEMENTED", "it sent an event that this client does not know")
 
 
-def classify_event_from_wire(wire: pb.StreamClassifyResponse) -> Event:
-    """Read what happened during a vote among choices."""
+def classify_events_from_wire(wire: pb.StreamClassifyResponse) -> tuple[Event, ...]:
+    """Read what happened during a vote among choices; as ``generate_events_from_wire``."""
     match wire.WhichOneof("event"):
         case "ballot":
-            return ballot_from_wire(wire.ballot)
+            return (ballot_from_wire(wire.ballot),)
         case "abstention":
-            return abstention_from_wire(wire.abstention)
+            return (abstention_from_wire(wire.abstention),)
         case "response":
-            return decision_from_wire(wire.response.decision)
+            return _last_events(wire.response)
     raise EndpointError("the server", "UNIMPLEMENTED", "it sent an event that this client does not know")
+
+
+def outcome_from_wire(wire: pb.FeedbackResponse) -> FeedbackOutcome:
+    """Read what became of a feedback."""
+    return FeedbackOutcome(
+        accepted=wire.accepted,
+        was_audited=wire.was_audited,
+        already_known=wire.already_known,
+        problem=wire.problem,
+    )
+
+
+def _last_events(response: pb.GenerateResponse | pb.ClassifyResponse) -> tuple[Event, ...]:
+    decision = decision_from_wire(response.decision)
+    return (record_from_wire(response.record), decision) if response.HasField("record") else (decision,)
 
 
 def summary_from_wire(wire: pb.EnsembleSummary) -> EnsembleSummary:

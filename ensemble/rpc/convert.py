@@ -1,26 +1,25 @@
-"""Requests, completions and counters to and from the wire."""
+"""What clients ask, to and from the wire."""
 
 from __future__ import annotations
 
-from ensemble.engines.engine import EngineStats
-from ensemble.generation import (
-    ChoiceScores,
-    Completion,
-    CompletionChunk,
-    FinishReason,
-    GenerationParameters,
-    GenerationRequest,
-    ScoringRequest,
+from ensemble.errors import InvalidRequestError
+from ensemble.router.feedback import Feedback
+from ensemble.router.request import (
+    ClassifyRequest,
+    GenerateRequest,
+    ParameterOverrides,
+    QuorumOverrides,
+    StreamMode,
+    VoteOptions,
 )
-from ensemble.router.request import ClassifyRequest, GenerateRequest, ParameterOverrides, QuorumOverrides, VoteOptions
-from ensemble.v1 import ensemble_service_pb2, generation_pb2, member_service_pb2, vote_pb2
+from ensemble.v1 import ensemble_service_pb2, generation_pb2, vote_pb2
 
-FINISH_REASON_TO_WIRE = {
-    FinishReason.STOP: generation_pb2.FINISH_REASON_STOP,
-    FinishReason.LENGTH: generation_pb2.FINISH_REASON_LENGTH,
-    FinishReason.ABORT: generation_pb2.FINISH_REASON_ABORT,
+_MODE_TO_WIRE = {
+    StreamMode.ALL: ensemble_service_pb2.STREAM_MODE_UNSPECIFIED,
+    StreamMode.LEADER: ensemble_service_pb2.STREAM_MODE_LEADER,
+    StreamMode.FIRST_TOKEN_HEDGE: ensemble_service_pb2.STREAM_MODE_FIRST_TOKEN_HEDGE,
 }
-FINISH_REASON_FROM_WIRE = {wire: reason for reason, wire in FINISH_REASON_TO_WIRE.items()}
+_MODE_FROM_WIRE = {wire: mode for mode, wire in _MODE_TO_WIRE.items()}
 
 
 def overrides_from_wire(wire: generation_pb2.GenerationParameters) -> ParameterOverrides:
@@ -47,7 +46,13 @@ def overrides_to_wire(overrides: ParameterOverrides) -> generation_pb2.Generatio
 
 def options_from_wire(wire: ensemble_service_pb2.VoteOptions) -> VoteOptions:
     """Read how a request departs from the defaults."""
-    return VoteOptions(strategy=wire.strategy, panel=tuple(wire.panel), quorum=quorum_from_wire(wire.quorum))
+    return VoteOptions(
+        strategy=wire.strategy,
+        panel=tuple(wire.panel),
+        quorum=quorum_from_wire(wire.quorum),
+        ignore_calibration=wire.ignore_calibration,
+        include_record=wire.include_record,
+    )
 
 
 def options_to_wire(options: VoteOptions) -> ensemble_service_pb2.VoteOptions:
@@ -60,6 +65,8 @@ def options_to_wire(options: VoteOptions) -> ensemble_service_pb2.VoteOptions:
             min_families=options.quorum.min_families,
             stop_early=options.quorum.stop_early,
         ),
+        ignore_calibration=options.ignore_calibration,
+        include_record=options.include_record,
     )
 
 
@@ -70,6 +77,23 @@ def quorum_from_wire(wire: vote_pb2.Quorum) -> QuorumOverrides:
         min_families=wire.min_families if wire.HasField("min_families") else None,
         stop_early=wire.stop_early if wire.HasField("stop_early") else None,
     )
+
+
+def stream_mode_from_wire(wire: ensemble_service_pb2.StreamMode.ValueType) -> StreamMode:
+    """Read whose text is to be streamed.
+
+    Raises:
+        InvalidRequestError: this version does not know it.
+    """
+    mode = _MODE_FROM_WIRE.get(wire)
+    if mode is None:
+        raise InvalidRequestError("mode", f"{wire} is unknown", "use a published value")
+    return mode
+
+
+def stream_mode_to_wire(mode: StreamMode) -> ensemble_service_pb2.StreamMode.ValueType:
+    """Make the wire's mode."""
+    return _MODE_TO_WIRE[mode]
 
 
 def generate_request_from_wire(wire: ensemble_service_pb2.GenerateRequest, request_id: str) -> GenerateRequest:
@@ -90,6 +114,7 @@ def generate_request_to_wire(request: GenerateRequest) -> ensemble_service_pb2.G
         prompt=request.prompt,
         parameters=overrides_to_wire(request.parameters),
         options=options_to_wire(request.options),
+        request_id=request.request_id,
     )
 
 
@@ -111,107 +136,22 @@ def classify_request_to_wire(request: ClassifyRequest) -> ensemble_service_pb2.C
         prompt=request.prompt,
         choices=request.choices,
         options=options_to_wire(request.options),
-    )
-
-
-def generation_request_to_wire(request: GenerationRequest) -> member_service_pb2.CompleteRequest:
-    """Make a member's request, every parameter given."""
-    parameters = request.parameters
-    return member_service_pb2.CompleteRequest(
         request_id=request.request_id,
-        prompt=request.prompt,
-        parameters=generation_pb2.GenerationParameters(
-            max_tokens=parameters.max_tokens,
-            temperature=parameters.temperature,
-            top_p=parameters.top_p,
-            seed=parameters.seed,
-            stop=parameters.stop,
-        ),
     )
 
 
-def generation_request_from_wire(wire: member_service_pb2.CompleteRequest) -> GenerationRequest:
-    """Read a member's request."""
-    overrides = overrides_from_wire(wire.parameters)
-    return GenerationRequest(
-        request_id=wire.request_id, prompt=wire.prompt, parameters=overrides.applied_to(GenerationParameters())
-    )
+def feedback_from_wire(wire: ensemble_service_pb2.FeedbackRequest) -> Feedback:
+    """Read a client's feedback.
 
-
-def scoring_request_from_wire(wire: member_service_pb2.ScoreRequest) -> ScoringRequest:
-    """Read a member's scoring request."""
-    return ScoringRequest(request_id=wire.request_id, prompt=wire.prompt, choices=tuple(wire.choices))
-
-
-def chunk_to_wire(chunk: CompletionChunk, text: str) -> member_service_pb2.CompleteResponse:
-    """Make the wire's completion, or a piece of it, with ``text`` for its text."""
-    return member_service_pb2.CompleteResponse(
-        text=text,
-        finish_reason=FINISH_REASON_TO_WIRE[chunk.finish_reason]
-        if chunk.finish_reason
-        else generation_pb2.FINISH_REASON_UNSPECIFIED,
-        prompt_tokens=chunk.prompt_tokens,
-        completion_tokens=chunk.completion_tokens,
-        logprob=chunk.logprob,
-    )
-
-
-def chunk_from_wire(wire: member_service_pb2.CompleteResponse) -> CompletionChunk:
-    """Read a piece of a completion."""
-    return CompletionChunk(
-        text=wire.text,
-        finish_reason=FINISH_REASON_FROM_WIRE.get(wire.finish_reason),
-        prompt_tokens=wire.prompt_tokens,
-        completion_tokens=wire.completion_tokens,
-        logprob=wire.logprob,
-    )
-
-
-def completion_from_wire(wire: member_service_pb2.CompleteResponse) -> Completion:
-    """Read a whole completion."""
-    return Completion(
-        text=wire.text,
-        finish_reason=FINISH_REASON_FROM_WIRE.get(wire.finish_reason, FinishReason.ABORT),
-        prompt_tokens=wire.prompt_tokens,
-        completion_tokens=wire.completion_tokens,
-        logprob=wire.logprob,
-    )
-
-
-def scores_from_wire(wire: member_service_pb2.ScoreResponse) -> ChoiceScores:
-    """Read the choices' log-probabilities."""
-    return ChoiceScores(
-        logprobs=tuple(wire.logprobs), num_tokens=tuple(wire.choice_tokens), prompt_tokens=wire.prompt_tokens
-    )
-
-
-def stats_to_wire(stats: EngineStats) -> member_service_pb2.EngineStats:
-    """Make the wire's counters."""
-    return member_service_pb2.EngineStats(
-        running_count=stats.running_requests,
-        waiting_count=stats.waiting_requests,
-        finished_count=stats.finished_requests,
-        aborted_count=stats.aborted_requests,
-        prompt_tokens=stats.prompt_tokens,
-        completion_tokens=stats.completion_tokens,
-        aborted_tokens=stats.aborted_tokens,
-        step_count=stats.steps,
-        max_batch=stats.max_batch,
-        max_steps_to_abort=stats.max_steps_to_abort,
-    )
-
-
-def stats_from_wire(wire: member_service_pb2.EngineStats) -> EngineStats:
-    """Read the counters."""
-    return EngineStats(
-        running_requests=wire.running_count,
-        waiting_requests=wire.waiting_count,
-        finished_requests=wire.finished_count,
-        aborted_requests=wire.aborted_count,
-        prompt_tokens=wire.prompt_tokens,
-        completion_tokens=wire.completion_tokens,
-        aborted_tokens=wire.aborted_tokens,
-        steps=wire.step_count,
-        max_batch=wire.max_batch,
-        max_steps_to_abort=wire.max_steps_to_abort,
+    Raises:
+        InvalidRequestError: there is no answer.
+    """
+    kind = wire.WhichOneof("answer")
+    if kind is None:
+        raise InvalidRequestError("answer", "there is none", "send a choice or a text")
+    return Feedback(
+        request_id=wire.request_id,
+        ensemble=wire.ensemble,
+        answer=wire.choice if kind == "choice" else wire.text,
+        is_choice=kind == "choice",
     )

@@ -1,4 +1,4 @@
-"""The vote to and from the wire."""
+"""Ballots, abstentions and decisions to and from the wire."""
 
 from __future__ import annotations
 
@@ -7,11 +7,9 @@ from collections.abc import Mapping
 from google.protobuf.duration_pb2 import Duration
 
 from ensemble.errors import EndpointError, InvalidRequestError
-from ensemble.v1 import vote_pb2, voting_service_pb2
-from ensemble.voting.ballot import Abstention, AbstentionReason, Ballot, Vote, Voter
+from ensemble.v1 import vote_pb2
+from ensemble.voting.ballot import Abstention, AbstentionReason, Ballot, Voter
 from ensemble.voting.decision import Candidate, DecidedBy, Decision
-from ensemble.voting.short_answer import AnswerRule, Extract
-from ensemble.voting.strategy import Question, Quorum
 
 NANOS_PER_S = 1_000_000_000
 MAX_DURATION_S = 315_576_000_000
@@ -29,15 +27,11 @@ DECIDED_BY_TO_WIRE = {
     DecidedBy.ALL: vote_pb2.DECIDED_BY_ALL,
     DecidedBy.LOSSLESS_QUORUM: vote_pb2.DECIDED_BY_LOSSLESS_QUORUM,
     DecidedBy.DEADLINE: vote_pb2.DECIDED_BY_DEADLINE,
+    DecidedBy.RISK_QUORUM: vote_pb2.DECIDED_BY_RISK_QUORUM,
+    DecidedBy.STAGE: vote_pb2.DECIDED_BY_STAGE,
+    DecidedBy.FIRST_TOKEN: vote_pb2.DECIDED_BY_FIRST_TOKEN,
 }
 DECIDED_BY_FROM_WIRE = {wire: decided_by for decided_by, wire in DECIDED_BY_TO_WIRE.items()}
-_EXTRACTIONS: dict[Extract, voting_service_pb2.AnswerExtraction.ValueType] = {
-    "auto": voting_service_pb2.ANSWER_EXTRACTION_UNSPECIFIED,
-    "first_line": voting_service_pb2.ANSWER_EXTRACTION_FIRST_LINE,
-    "last_number": voting_service_pb2.ANSWER_EXTRACTION_LAST_NUMBER,
-    "pattern": voting_service_pb2.ANSWER_EXTRACTION_PATTERN,
-}
-_EXTRACT_BY_WIRE = {wire: name for name, wire in _EXTRACTIONS.items()}
 
 
 def duration_to_wire(seconds: float) -> Duration:
@@ -60,6 +54,11 @@ def duration_from_wire(wire: Duration, field: str) -> float:
 def voter_to_wire(voter: Voter) -> vote_pb2.Voter:
     """Make the wire's voter."""
     return vote_pb2.Voter(member=voter.member, family=voter.family, weight=voter.weight)
+
+
+def voter_from_wire(wire: vote_pb2.Voter) -> Voter:
+    """Read a voter; its weight is the tally's to check."""
+    return Voter(member=wire.member, family=wire.family, weight=wire.weight)
 
 
 def ballot_to_wire(ballot: Ballot, family: str) -> vote_pb2.Ballot:
@@ -145,6 +144,10 @@ def decision_to_wire(decision: Decision, family_by_member: Mapping[str, str]) ->
         abstentions=[
             abstention_to_wire(abstention, family_by_member[abstention.member]) for abstention in decision.abstentions
         ],
+        withheld=decision.withheld,
+        label_set=decision.label_set,
+        streamed_member=decision.streamed_member,
+        replaces_stream=decision.replaces_stream,
     )
 
 
@@ -175,62 +178,8 @@ def decision_from_wire(wire: vote_pb2.Decision) -> Decision:
         ),
         ballots=tuple(map(ballot_from_wire, wire.ballots)),
         abstentions=tuple(map(abstention_from_wire, wire.abstentions)),
+        withheld=wire.withheld,
+        label_set=tuple(wire.label_set),
+        streamed_member=wire.streamed_member,
+        replaces_stream=wire.replaces_stream,
     )
-
-
-def decide_request_to_wire(
-    strategy: str, question: Question, votes: tuple[Vote, ...]
-) -> voting_service_pb2.DecideRequest:
-    """Make the request for the voting service."""
-    families = {voter.member: voter.family for voter in question.panel}
-    return voting_service_pb2.DecideRequest(
-        strategy=strategy,
-        panel=map(voter_to_wire, question.panel),
-        choices=question.choices,
-        quorum=vote_pb2.Quorum(
-            min_weight=question.quorum.min_weight,
-            min_families=question.quorum.min_families,
-            stop_early=question.quorum.stop_early,
-        ),
-        answer_rule=voting_service_pb2.AnswerRule(
-            extract=_EXTRACTIONS[question.answer_rule.extract], pattern=question.answer_rule.pattern
-        ),
-        ballots=[ballot_to_wire(vote, families[vote.member]) for vote in votes if isinstance(vote, Ballot)],
-        abstentions=[abstention_to_wire(vote, families[vote.member]) for vote in votes if isinstance(vote, Abstention)],
-    )
-
-
-def question_from_wire(wire: voting_service_pb2.DecideRequest) -> Question:
-    """Read what is voted on; panel and choices are the strategy's to check."""
-    defaults = Quorum()
-    quorum = wire.quorum
-    return Question(
-        panel=tuple(Voter(member=voter.member, family=voter.family, weight=voter.weight) for voter in wire.panel),
-        quorum=Quorum(
-            min_weight=quorum.min_weight if quorum.HasField("min_weight") else defaults.min_weight,
-            min_families=quorum.min_families if quorum.HasField("min_families") else defaults.min_families,
-        ),
-        choices=tuple(wire.choices),
-        answer_rule=_answer_rule_from_wire(wire.answer_rule),
-    )
-
-
-def votes_from_wire(wire: voting_service_pb2.DecideRequest) -> tuple[Vote, ...]:
-    """Read ballots and abstentions.
-
-    Raises:
-        InvalidRequestError: an abstention has no reason.
-    """
-    for wire_abstention in wire.abstentions:
-        if wire_abstention.reason not in REASON_FROM_WIRE:
-            raise InvalidRequestError(
-                "abstentions.reason", f"{wire_abstention.member!r} gives none", "say why the member abstains"
-            )
-    return (*map(ballot_from_wire, wire.ballots), *map(abstention_from_wire, wire.abstentions))
-
-
-def _answer_rule_from_wire(wire: voting_service_pb2.AnswerRule) -> AnswerRule:
-    extract = _EXTRACT_BY_WIRE.get(wire.extract)
-    if extract is None:
-        raise InvalidRequestError("answer_rule.extract", f"{wire.extract} is unknown", "use a published value")
-    return AnswerRule(extract=extract, pattern=wire.pattern)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import re
 import uuid
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
@@ -12,11 +11,18 @@ from typing import TYPE_CHECKING
 
 from ensemble.errors import MemberError
 from ensemble.router.election import Ensemble
-from ensemble.router.ensemble_router import EnsembleRouter
+from ensemble.router.ensemble_router import EnsembleRouter, outcome_of
 from ensemble.router.ports import MemberClient
 from ensemble.router.request import TextPiece
-from ensemble.router.validation import pick_ensemble
-from ensemble.rpc.convert import classify_request_from_wire, generate_request_from_wire, stats_to_wire
+from ensemble.router.validation import check_request_id, is_request_id, pick_ensemble
+from ensemble.rpc.convert import (
+    classify_request_from_wire,
+    feedback_from_wire,
+    generate_request_from_wire,
+    stream_mode_from_wire,
+)
+from ensemble.rpc.convert_member import stats_to_wire
+from ensemble.rpc.convert_record import record_to_wire
 from ensemble.rpc.convert_vote import (
     abstention_to_wire,
     ballot_to_wire,
@@ -25,14 +31,16 @@ from ensemble.rpc.convert_vote import (
     voter_to_wire,
 )
 from ensemble.v1 import ensemble_service_pb2 as pb
+from ensemble.v1 import record_pb2
 from ensemble.voting.ballot import Abstention, Ballot
+from ensemble.voting.decision import Decision
+from ensemble.voting.record import VoteRecord
 
 if TYPE_CHECKING:
     from ensemble.rpc.methods import Context
 
 REQUEST_ID_KEY = "x-request-id"
 """The metadata key under which a client may name its request."""
-_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 REPORT_TIMEOUT_S = 5.0
 
 
@@ -53,27 +61,34 @@ class EnsembleServicer:
 
     async def Generate(self, request: pb.GenerateRequest, context: Context) -> pb.GenerateResponse:  # noqa: N802
         """Answer a prompt with a text."""
-        ours = generate_request_from_wire(request, _request_id(context))
-        decision = await self._router.generate(ours, timeout_s=self._timeout_s(context))
+        ours = generate_request_from_wire(request, _request_id(request.request_id, context))
+        events = self._router.stream_generate(ours, timeout_s=self._timeout_s(context), mode=None)
+        decision, record = await outcome_of(events)
         return pb.GenerateResponse(
-            request_id=ours.request_id, decision=decision_to_wire(decision, self._families(request.ensemble))
+            request_id=ours.request_id,
+            decision=decision_to_wire(decision, self._families(request.ensemble)),
+            record=record_to_wire(record) if record else None,
         )
 
     async def Classify(self, request: pb.ClassifyRequest, context: Context) -> pb.ClassifyResponse:  # noqa: N802
         """Decide among given choices."""
-        ours = classify_request_from_wire(request, _request_id(context))
-        decision = await self._router.classify(ours, timeout_s=self._timeout_s(context))
+        ours = classify_request_from_wire(request, _request_id(request.request_id, context))
+        decision, record = await outcome_of(self._router.stream_classify(ours, timeout_s=self._timeout_s(context)))
         return pb.ClassifyResponse(
-            request_id=ours.request_id, decision=decision_to_wire(decision, self._families(request.ensemble))
+            request_id=ours.request_id,
+            decision=decision_to_wire(decision, self._families(request.ensemble)),
+            record=record_to_wire(record) if record else None,
         )
 
     async def StreamGenerate(  # noqa: N802
         self, request: pb.StreamGenerateRequest, context: Context
     ) -> AsyncGenerator[pb.StreamGenerateResponse]:
         """Answer a prompt, telling what happens."""
-        ours = generate_request_from_wire(request.request, _request_id(context))
+        ours = generate_request_from_wire(request.request, _request_id(request.request.request_id, context))
+        record: record_pb2.DecisionRecord | None = None
         families = self._families(ours.ensemble)
-        events = self._router.stream_generate(ours, timeout_s=self._timeout_s(context))
+        mode = stream_mode_from_wire(request.mode)
+        events = self._router.stream_generate(ours, timeout_s=self._timeout_s(context), mode=mode)
         async with aclosing(events):
             async for event in events:
                 match event:
@@ -83,16 +98,19 @@ class EnsembleServicer:
                         yield pb.StreamGenerateResponse(ballot=ballot_to_wire(event, families[event.member]))
                     case Abstention():
                         yield pb.StreamGenerateResponse(abstention=abstention_to_wire(event, families[event.member]))
-                    case _:
+                    case VoteRecord():
+                        record = record_to_wire(event)
+                    case Decision():
                         decision = decision_to_wire(event, families)
-                        response = pb.GenerateResponse(request_id=ours.request_id, decision=decision)
+                        response = pb.GenerateResponse(request_id=ours.request_id, decision=decision, record=record)
                         yield pb.StreamGenerateResponse(response=response)
 
     async def StreamClassify(  # noqa: N802
         self, request: pb.StreamClassifyRequest, context: Context
     ) -> AsyncGenerator[pb.StreamClassifyResponse]:
         """Decide among given choices, telling what happens."""
-        ours = classify_request_from_wire(request.request, _request_id(context))
+        ours = classify_request_from_wire(request.request, _request_id(request.request.request_id, context))
+        record: record_pb2.DecisionRecord | None = None
         families = self._families(ours.ensemble)
         events = self._router.stream_classify(ours, timeout_s=self._timeout_s(context))
         async with aclosing(events):
@@ -104,10 +122,22 @@ class EnsembleServicer:
                         yield pb.StreamClassifyResponse(abstention=abstention_to_wire(event, families[event.member]))
                     case TextPiece():
                         continue
-                    case _:
+                    case VoteRecord():
+                        record = record_to_wire(event)
+                    case Decision():
                         decision = decision_to_wire(event, families)
-                        response = pb.ClassifyResponse(request_id=ours.request_id, decision=decision)
+                        response = pb.ClassifyResponse(request_id=ours.request_id, decision=decision, record=record)
                         yield pb.StreamClassifyResponse(response=response)
+
+    async def Feedback(self, request: pb.FeedbackRequest, context: Context) -> pb.FeedbackResponse:  # noqa: N802
+        """Take the right answer to a request that was answered."""
+        outcome = await self._router.give_feedback(feedback_from_wire(request))
+        return pb.FeedbackResponse(
+            accepted=outcome.accepted,
+            was_audited=outcome.was_audited,
+            already_known=outcome.already_known,
+            problem=outcome.problem,
+        )
 
     async def ListEnsembles(  # noqa: N802
         self, request: pb.ListEnsemblesRequest, context: Context
@@ -157,8 +187,11 @@ def _summary(ensemble: Ensemble) -> pb.EnsembleSummary:
     )
 
 
-def _request_id(context: Context) -> str:
+def _request_id(given: str, context: Context) -> str:
+    if given:
+        check_request_id(given)
+        return given
     for key, value in context.invocation_metadata() or ():
-        if key == REQUEST_ID_KEY and isinstance(value, str) and _REQUEST_ID.fullmatch(value):
+        if key == REQUEST_ID_KEY and isinstance(value, str) and is_request_id(value):
             return value
     return uuid.uuid4().hex

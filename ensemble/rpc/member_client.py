@@ -15,12 +15,22 @@ from ensemble.errors import (
     MemberTimeoutError,
     MemberUnavailableError,
 )
-from ensemble.generation import ChoiceScores, Completion, CompletionChunk, GenerationRequest, ScoringRequest
+from ensemble.generation import (
+    ChoiceScores,
+    Completion,
+    CompletionChunk,
+    EmbeddingRequest,
+    Embeddings,
+    GenerationRequest,
+    ScoringRequest,
+)
 from ensemble.router.ports import ReplicaReport
 from ensemble.rpc.channels import Peer
-from ensemble.rpc.convert import (
+from ensemble.rpc.convert_member import (
     chunk_from_wire,
     completion_from_wire,
+    embedding_request_to_wire,
+    embeddings_from_wire,
     generation_request_to_wire,
     scores_from_wire,
 )
@@ -84,6 +94,22 @@ class GrpcMemberClient:
                     yield chunk_from_wire(response.piece)
         except grpc.aio.AioRpcError as failure:
             raise self._error(failure) from failure
+
+    async def embed(self, request: EmbeddingRequest, *, timeout_s: float) -> Embeddings:
+        """Get an embedding of each text."""
+        wire = embedding_request_to_wire(request)
+
+        async def attempt(peer: Peer, left_s: float) -> pb.EmbedResponse:
+            return await peer.member.Embed(wire, timeout=left_s, metadata=self._metadata)
+
+        try:
+            embeddings = embeddings_from_wire(await self._caller.call(attempt, timeout_s=timeout_s))
+        except grpc.aio.AioRpcError as failure:
+            raise self._error(failure) from failure
+        if len(embeddings.vectors) != len(request.texts):
+            problem = f"it gave {len(embeddings.vectors)} embeddings for {len(request.texts)} texts"
+            raise MemberError(self._member, problem)
+        return embeddings
 
     async def reports(self, *, timeout_s: float) -> tuple[ReplicaReport, ...]:
         """Get the counters of every replica."""

@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING
 
 from ensemble.engines.engine import Engine
 from ensemble.errors import MemberError
-from ensemble.rpc.convert import chunk_to_wire, generation_request_from_wire, scoring_request_from_wire, stats_to_wire
+from ensemble.rpc.convert_member import (
+    chunk_to_wire,
+    embedding_request_from_wire,
+    embeddings_to_wire,
+    generation_request_from_wire,
+    scoring_request_from_wire,
+    stats_to_wire,
+)
 from ensemble.v1 import member_service_pb2
 
 if TYPE_CHECKING:
@@ -50,6 +57,12 @@ class MemberServicer:
         return member_service_pb2.ScoreResponse(
             logprobs=scores.logprobs, choice_tokens=scores.num_tokens, prompt_tokens=scores.prompt_tokens
         )
+
+    async def Embed(  # noqa: N802 - gRPC's name
+        self, request: member_service_pb2.EmbedRequest, context: Context
+    ) -> member_service_pb2.EmbedResponse:
+        """Give an embedding of each text."""
+        return embeddings_to_wire(await self._engine.embed(embedding_request_from_wire(request)))
 
     async def GetStats(  # noqa: N802 - gRPC's name
         self, request: member_service_pb2.GetStatsRequest, context: Context

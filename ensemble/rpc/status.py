@@ -36,11 +36,18 @@ STATUS_BY_ERROR: dict[type[errors.EnsembleError], grpc.StatusCode] = {
     errors.QuorumError: grpc.StatusCode.UNAVAILABLE,
     errors.VotingUnavailableError: grpc.StatusCode.UNAVAILABLE,
     errors.OverloadedError: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    errors.FeedbackUnavailableError: grpc.StatusCode.UNAVAILABLE,
     errors.DefectError: grpc.StatusCode.INTERNAL,
 }
 """Looked up along the error's own class order, so that a kind comes before its parent."""
 
-RETRIABLE = (errors.OverloadedError, errors.QuorumError, errors.VotingUnavailableError, errors.MemberBusyError)
+RETRIABLE = (
+    errors.OverloadedError,
+    errors.QuorumError,
+    errors.VotingUnavailableError,
+    errors.MemberBusyError,
+    errors.FeedbackUnavailableError,
+)
 
 COUNTS = frozenset({"num_cast", "num_asked", "limit"})
 """Facts that are whole numbers; all others are text."""

@@ -6,13 +6,14 @@ import grpc
 
 from ensemble.errors import EndpointError, EnsembleError, MemberUnavailableError, VotingUnavailableError
 from ensemble.rpc.channels import Peer
-from ensemble.rpc.convert_vote import decide_request_to_wire, decision_from_wire
+from ensemble.rpc.convert_question import decide_request_to_wire
+from ensemble.rpc.convert_vote import decision_from_wire
 from ensemble.rpc.replica_call import ReplicaCaller
 from ensemble.rpc.secret import SECRET_KEY
 from ensemble.rpc.status import error_from_status
 from ensemble.v1.voting_service_pb2 import DecideResponse
 from ensemble.voting.ballot import Vote
-from ensemble.voting.decision import Decision
+from ensemble.voting.decision import DecidedBy, Decision
 from ensemble.voting.strategy import Question
 
 
@@ -23,9 +24,11 @@ class GrpcVotingClient:
         self._caller = caller
         self._metadata = ((SECRET_KEY, secret),)
 
-    async def decide(self, strategy: str, question: Question, votes: tuple[Vote, ...], *, timeout_s: float) -> Decision:
+    async def decide(
+        self, strategy: str, question: Question, votes: tuple[Vote, ...], *, decided_by: DecidedBy, timeout_s: float
+    ) -> Decision:
         """Count ``votes``; panel members without one are late."""
-        wire = decide_request_to_wire(strategy, question, votes)
+        wire = decide_request_to_wire(strategy, question, votes, decided_by)
 
         async def attempt(peer: Peer, left_s: float) -> DecideResponse:
             return await peer.voting.Decide(wire, timeout=left_s, metadata=self._metadata)

@@ -8,12 +8,13 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from ensemble.errors import InvalidRequestError
-from ensemble.rpc.convert_vote import decision_to_wire, question_from_wire, votes_from_wire
+from ensemble.rpc.convert_question import decided_by_from_wire, question_from_wire, votes_from_wire
+from ensemble.rpc.convert_vote import decision_to_wire
 from ensemble.v1 import voting_service_pb2
 from ensemble.voting.ballot import Abstention, AbstentionReason, Vote
 from ensemble.voting.decision import DecidedBy, Decision
 from ensemble.voting.registry import get_strategy
-from ensemble.voting.strategy import Question, Tally
+from ensemble.voting.strategy import Question, Tally, VoteCalibration
 
 if TYPE_CHECKING:
     from ensemble.rpc.methods import Context
@@ -34,8 +35,9 @@ class VotingServicer:
         question = question_from_wire(request)
         check_question(question)
         votes = votes_from_wire(request)
+        decided_by = decided_by_from_wire(request)
         loop = asyncio.get_running_loop()
-        decision = await loop.run_in_executor(self._threads, count, request.strategy, question, votes)
+        decision = await loop.run_in_executor(self._threads, count, request.strategy, question, votes, decided_by)
         families = {voter.member: voter.family for voter in question.panel}
         return voting_service_pb2.DecideResponse(decision=decision_to_wire(decision, families))
 
@@ -44,8 +46,12 @@ class VotingServicer:
         self._threads.shutdown(wait=False, cancel_futures=True)
 
 
-def count(strategy: str, question: Question, votes: tuple[Vote, ...]) -> Decision:
+def count(
+    strategy: str, question: Question, votes: tuple[Vote, ...], decided_by: DecidedBy | None = None, /
+) -> Decision:
     """Count given votes and decide; panel members without a vote are late.
+
+    What ended the vote is told from the votes unless it is given.
 
     Raises:
         InvalidRequestError: votes, panel and strategy do not fit together.
@@ -54,7 +60,7 @@ def count(strategy: str, question: Question, votes: tuple[Vote, ...]) -> Decisio
     tally = get_strategy(strategy).open_tally(question)
     for vote in votes:
         tally = tally.add(vote)
-    return tally.decide(_decided_by(tally, votes))
+    return tally.decide(decided_by or _decided_by(tally, votes))
 
 
 def check_question(question: Question) -> None:
@@ -73,6 +79,17 @@ def check_question(question: Question) -> None:
         raise InvalidRequestError("quorum.min_weight", f"it is {question.quorum.min_weight}", "send 0 to 1")
     if question.quorum.min_families < 1:
         raise InvalidRequestError("quorum.min_families", f"it is {question.quorum.min_families}", "send 1 or more")
+    if question.calibration is not None:
+        _check_calibration(question.calibration, num_choices=len(question.choices))
+
+
+def _check_calibration(calibration: VoteCalibration, *, num_choices: int) -> None:
+    if calibration.kappa is not None and not 0.0 < calibration.kappa < math.inf:
+        raise InvalidRequestError("calibration.kappa", f"it is {calibration.kappa}", "send a number above 0")
+    priors = calibration.log_priors
+    if priors and (len(priors) != num_choices or not all(map(math.isfinite, priors))):
+        problem = f"there are {len(priors)} for {num_choices} choices, or one is not finite"
+        raise InvalidRequestError("calibration.log_priors", problem, "send one finite number a choice, or none")
 
 
 def _decided_by(tally: Tally, votes: tuple[Vote, ...]) -> DecidedBy:

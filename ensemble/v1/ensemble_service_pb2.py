@@ -24,51 +24,58 @@ _sym_db = _symbol_database.Default()
 
 from ensemble.v1 import generation_pb2 as ensemble_dot_v1_dot_generation__pb2
 from ensemble.v1 import member_service_pb2 as ensemble_dot_v1_dot_member__service__pb2
+from ensemble.v1 import record_pb2 as ensemble_dot_v1_dot_record__pb2
 from ensemble.v1 import vote_pb2 as ensemble_dot_v1_dot_vote__pb2
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"ensemble/v1/ensemble_service.proto\x12\x0b\x65nsemble.v1\x1a\x1c\x65nsemble/v1/generation.proto\x1a ensemble/v1/member_service.proto\x1a\x16\x65nsemble/v1/vote.proto\x1a\x1egoogle/protobuf/duration.proto\"S\n\x0bVoteOptions\x12\x10\n\x08strategy\x18\x01 \x01(\t\x12\r\n\x05panel\x18\x02 \x03(\t\x12#\n\x06quorum\x18\x03 \x01(\x0b\x32\x13.ensemble.v1.Quorum\"\x95\x01\n\x0fGenerateRequest\x12\x10\n\x08\x65nsemble\x18\x01 \x01(\t\x12\x0e\n\x06prompt\x18\x02 \x01(\t\x12\x35\n\nparameters\x18\x03 \x01(\x0b\x32!.ensemble.v1.GenerationParameters\x12)\n\x07options\x18\x04 \x01(\x0b\x32\x18.ensemble.v1.VoteOptions\"O\n\x10GenerateResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\'\n\x08\x64\x65\x63ision\x18\x02 \x01(\x0b\x32\x15.ensemble.v1.Decision\"F\n\x15StreamGenerateRequest\x12-\n\x07request\x18\x01 \x01(\x0b\x32\x1c.ensemble.v1.GenerateRequest\"\xd3\x01\n\x16StreamGenerateResponse\x12\'\n\x05piece\x18\x01 \x01(\x0b\x32\x16.ensemble.v1.TextPieceH\x00\x12%\n\x06\x62\x61llot\x18\x02 \x01(\x0b\x32\x13.ensemble.v1.BallotH\x00\x12-\n\nabstention\x18\x03 \x01(\x0b\x32\x17.ensemble.v1.AbstentionH\x00\x12\x31\n\x08response\x18\x04 \x01(\x0b\x32\x1d.ensemble.v1.GenerateResponseH\x00\x42\x07\n\x05\x65vent\")\n\tTextPiece\x12\x0e\n\x06member\x18\x01 \x01(\t\x12\x0c\n\x04text\x18\x02 \x01(\t\"o\n\x0f\x43lassifyRequest\x12\x10\n\x08\x65nsemble\x18\x01 \x01(\t\x12\x0e\n\x06prompt\x18\x02 \x01(\t\x12\x0f\n\x07\x63hoices\x18\x03 \x03(\t\x12)\n\x07options\x18\x04 \x01(\x0b\x32\x18.ensemble.v1.VoteOptions\"O\n\x10\x43lassifyResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\'\n\x08\x64\x65\x63ision\x18\x02 \x01(\x0b\x32\x15.ensemble.v1.Decision\"F\n\x15StreamClassifyRequest\x12-\n\x07request\x18\x01 \x01(\x0b\x32\x1c.ensemble.v1.ClassifyRequest\"\xaa\x01\n\x16StreamClassifyResponse\x12%\n\x06\x62\x61llot\x18\x01 \x01(\x0b\x32\x13.ensemble.v1.BallotH\x00\x12-\n\nabstention\x18\x02 \x01(\x0b\x32\x17.ensemble.v1.AbstentionH\x00\x12\x31\n\x08response\x18\x03 \x01(\x0b\x32\x1d.ensemble.v1.ClassifyResponseH\x00\x42\x07\n\x05\x65vent\"\x16\n\x14ListEnsemblesRequest\"H\n\x15ListEnsemblesResponse\x12/\n\tensembles\x18\x01 \x03(\x0b\x32\x1c.ensemble.v1.EnsembleSummary\"z\n\x0f\x45nsembleSummary\x12\x0c\n\x04name\x18\x01 \x01(\t\x12#\n\x07members\x18\x02 \x03(\x0b\x32\x12.ensemble.v1.Voter\x12\x19\n\x11\x63lassify_strategy\x18\x03 \x01(\t\x12\x19\n\x11generate_strategy\x18\x04 \x01(\t\"&\n\x12GetEnsembleRequest\x12\x10\n\x08\x65nsemble\x18\x01 \x01(\t\"\xa3\x01\n\x13GetEnsembleResponse\x12.\n\x08\x65nsemble\x18\x01 \x01(\x0b\x32\x1c.ensemble.v1.EnsembleSummary\x12)\n\x07members\x18\x02 \x03(\x0b\x32\x18.ensemble.v1.MemberState\x12\x31\n\x0emember_timeout\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\"o\n\x0bMemberState\x12\x0e\n\x06member\x18\x01 \x01(\t\x12\x12\n\ncheckpoint\x18\x02 \x01(\t\x12+\n\x08replicas\x18\x03 \x03(\x0b\x32\x19.ensemble.v1.ReplicaState\x12\x0f\n\x07problem\x18\x04 \x01(\t\"K\n\x0cReplicaState\x12\x12\n\nreplica_id\x18\x01 \x01(\t\x12\'\n\x05stats\x18\x02 \x01(\x0b\x32\x18.ensemble.v1.EngineStats2\x87\x04\n\x0f\x45nsembleService\x12G\n\x08Generate\x12\x1c.ensemble.v1.GenerateRequest\x1a\x1d.ensemble.v1.GenerateResponse\x12[\n\x0eStreamGenerate\x12\".ensemble.v1.StreamGenerateRequest\x1a#.ensemble.v1.StreamGenerateResponse0\x01\x12G\n\x08\x43lassify\x12\x1c.ensemble.v1.ClassifyRequest\x1a\x1d.ensemble.v1.ClassifyResponse\x12[\n\x0eStreamClassify\x12\".ensemble.v1.StreamClassifyRequest\x1a#.ensemble.v1.StreamClassifyResponse0\x01\x12V\n\rListEnsembles\x12!.ensemble.v1.ListEnsemblesRequest\x1a\".ensemble.v1.ListEnsemblesResponse\x12P\n\x0bGetEnsemble\x12\x1f.ensemble.v1.GetEnsembleRequest\x1a .ensemble.v1.GetEnsembleResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"ensemble/v1/ensemble_service.proto\x12\x0b\x65nsemble.v1\x1a\x1c\x65nsemble/v1/generation.proto\x1a ensemble/v1/member_service.proto\x1a\x18\x65nsemble/v1/record.proto\x1a\x16\x65nsemble/v1/vote.proto\x1a\x1egoogle/protobuf/duration.proto\"\x87\x01\n\x0bVoteOptions\x12\x10\n\x08strategy\x18\x01 \x01(\t\x12\r\n\x05panel\x18\x02 \x03(\t\x12#\n\x06quorum\x18\x03 \x01(\x0b\x32\x13.ensemble.v1.Quorum\x12\x1a\n\x12ignore_calibration\x18\x04 \x01(\x08\x12\x16\n\x0einclude_record\x18\x05 \x01(\x08\"\xa9\x01\n\x0fGenerateRequest\x12\x10\n\x08\x65nsemble\x18\x01 \x01(\t\x12\x0e\n\x06prompt\x18\x02 \x01(\t\x12\x35\n\nparameters\x18\x03 \x01(\x0b\x32!.ensemble.v1.GenerationParameters\x12)\n\x07options\x18\x04 \x01(\x0b\x32\x18.ensemble.v1.VoteOptions\x12\x12\n\nrequest_id\x18\x05 \x01(\t\"|\n\x10GenerateResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\'\n\x08\x64\x65\x63ision\x18\x02 \x01(\x0b\x32\x15.ensemble.v1.Decision\x12+\n\x06record\x18\x03 \x01(\x0b\x32\x1b.ensemble.v1.DecisionRecord\"m\n\x15StreamGenerateRequest\x12-\n\x07request\x18\x01 \x01(\x0b\x32\x1c.ensemble.v1.GenerateRequest\x12%\n\x04mode\x18\x02 \x01(\x0e\x32\x17.ensemble.v1.StreamMode\"\xd3\x01\n\x16StreamGenerateResponse\x12\'\n\x05piece\x18\x01 \x01(\x0b\x32\x16.ensemble.v1.TextPieceH\x00\x12%\n\x06\x62\x61llot\x18\x02 \x01(\x0b\x32\x13.ensemble.v1.BallotH\x00\x12-\n\nabstention\x18\x03 \x01(\x0b\x32\x17.ensemble.v1.AbstentionH\x00\x12\x31\n\x08response\x18\x04 \x01(\x0b\x32\x1d.ensemble.v1.GenerateResponseH\x00\x42\x07\n\x05\x65vent\")\n\tTextPiece\x12\x0e\n\x06member\x18\x01 \x01(\t\x12\x0c\n\x04text\x18\x02 \x01(\t\"\x83\x01\n\x0f\x43lassifyRequest\x12\x10\n\x08\x65nsemble\x18\x01 \x01(\t\x12\x0e\n\x06prompt\x18\x02 \x01(\t\x12\x0f\n\x07\x63hoices\x18\x03 \x03(\t\x12)\n\x07options\x18\x04 \x01(\x0b\x32\x18.ensemble.v1.VoteOptions\x12\x12\n\nrequest_id\x18\x05 \x01(\t\"|\n\x10\x43lassifyResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\'\n\x08\x64\x65\x63ision\x18\x02 \x01(\x0b\x32\x15.ensemble.v1.Decision\x12+\n\x06record\x18\x03 \x01(\x0b\x32\x1b.ensemble.v1.DecisionRecord\"F\n\x15StreamClassifyRequest\x12-\n\x07request\x18\x01 \x01(\x0b\x32\x1c.ensemble.v1.ClassifyRequest\"\xaa\x01\n\x16StreamClassifyResponse\x12%\n\x06\x62\x61llot\x18\x01 \x01(\x0b\x32\x13.ensemble.v1.BallotH\x00\x12-\n\nabstention\x18\x02 \x01(\x0b\x32\x17.ensemble.v1.AbstentionH\x00\x12\x31\n\x08response\x18\x03 \x01(\x0b\x32\x1d.ensemble.v1.ClassifyResponseH\x00\x42\x07\n\x05\x65vent\"c\n\x0f\x46\x65\x65\x64\x62\x61\x63kRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x10\n\x08\x65nsemble\x18\x02 \x01(\t\x12\x10\n\x06\x63hoice\x18\x03 \x01(\tH\x00\x12\x0e\n\x04text\x18\x04 \x01(\tH\x00\x42\x08\n\x06\x61nswer\"a\n\x10\x46\x65\x65\x64\x62\x61\x63kResponse\x12\x10\n\x08\x61\x63\x63\x65pted\x18\x01 \x01(\x08\x12\x13\n\x0bwas_audited\x18\x02 \x01(\x08\x12\x15\n\ralready_known\x18\x03 \x01(\x08\x12\x0f\n\x07problem\x18\x04 \x01(\t\"\x16\n\x14ListEnsemblesRequest\"H\n\x15ListEnsemblesResponse\x12/\n\tensembles\x18\x01 \x03(\x0b\x32\x1c.ensemble.v1.EnsembleSummary\"z\n\x0f\x45nsembleSummary\x12\x0c\n\x04name\x18\x01 \x01(\t\x12#\n\x07members\x18\x02 \x03(\x0b\x32\x12.ensemble.v1.Voter\x12\x19\n\x11\x63lassify_strategy\x18\x03 \x01(\t\x12\x19\n\x11generate_strategy\x18\x04 \x01(\t\"&\n\x12GetEnsembleRequest\x12\x10\n\x08\x65nsemble\x18\x01 \x01(\t\"\xa3\x01\n\x13GetEnsembleResponse\x12.\n\x08\x65nsemble\x18\x01 \x01(\x0b\x32\x1c.ensemble.v1.EnsembleSummary\x12)\n\x07members\x18\x02 \x03(\x0b\x32\x18.ensemble.v1.MemberState\x12\x31\n\x0emember_timeout\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\"o\n\x0bMemberState\x12\x0e\n\x06member\x18\x01 \x01(\t\x12\x12\n\ncheckpoint\x18\x02 \x01(\t\x12+\n\x08replicas\x18\x03 \x03(\x0b\x32\x19.ensemble.v1.ReplicaState\x12\x0f\n\x07problem\x18\x04 \x01(\t\"K\n\x0cReplicaState\x12\x12\n\nreplica_id\x18\x01 \x01(\t\x12\'\n\x05stats\x18\x02 \x01(\x0b\x32\x18.ensemble.v1.EngineStats*d\n\nStreamMode\x12\x1b\n\x17STREAM_MODE_UNSPECIFIED\x10\x00\x12\x16\n\x12STREAM_MODE_LEADER\x10\x01\x12!\n\x1dSTREAM_MODE_FIRST_TOKEN_HEDGE\x10\x02\x32\xd0\x04\n\x0f\x45nsembleService\x12G\n\x08Generate\x12\x1c.ensemble.v1.GenerateRequest\x1a\x1d.ensemble.v1.GenerateResponse\x12[\n\x0eStreamGenerate\x12\".ensemble.v1.StreamGenerateRequest\x1a#.ensemble.v1.StreamGenerateResponse0\x01\x12G\n\x08\x43lassify\x12\x1c.ensemble.v1.ClassifyRequest\x1a\x1d.ensemble.v1.ClassifyResponse\x12[\n\x0eStreamClassify\x12\".ensemble.v1.StreamClassifyRequest\x1a#.ensemble.v1.StreamClassifyResponse0\x01\x12G\n\x08\x46\x65\x65\x64\x62\x61\x63k\x12\x1c.ensemble.v1.FeedbackRequest\x1a\x1d.ensemble.v1.FeedbackResponse\x12V\n\rListEnsembles\x12!.ensemble.v1.ListEnsemblesRequest\x1a\".ensemble.v1.ListEnsemblesResponse\x12P\n\x0bGetEnsemble\x12\x1f.ensemble.v1.GetEnsembleRequest\x1a .ensemble.v1.GetEnsembleResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'ensemble.v1.ensemble_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_VOTEOPTIONS']._serialized_start=171
-  _globals['_VOTEOPTIONS']._serialized_end=254
-  _globals['_GENERATEREQUEST']._serialized_start=257
-  _globals['_GENERATEREQUEST']._serialized_end=406
-  _globals['_GENERATERESPONSE']._serialized_start=408
-  _globals['_GENERATERESPONSE']._serialized_end=487
-  _globals['_STREAMGENERATEREQUEST']._serialized_start=489
-  _globals['_STREAMGENERATEREQUEST']._serialized_end=559
-  _globals['_STREAMGENERATERESPONSE']._serialized_start=562
-  _globals['_STREAMGENERATERESPONSE']._serialized_end=773
-  _globals['_TEXTPIECE']._serialized_start=775
-  _globals['_TEXTPIECE']._serialized_end=816
-  _globals['_CLASSIFYREQUEST']._serialized_start=818
-  _globals['_CLASSIFYREQUEST']._serialized_end=929
-  _globals['_CLASSIFYRESPONSE']._serialized_start=931
-  _globals['_CLASSIFYRESPONSE']._serialized_end=1010
-  _globals['_STREAMCLASSIFYREQUEST']._serialized_start=1012
-  _globals['_STREAMCLASSIFYREQUEST']._serialized_end=1082
-  _globals['_STREAMCLASSIFYRESPONSE']._serialized_start=1085
-  _globals['_STREAMCLASSIFYRESPONSE']._serialized_end=1255
-  _globals['_LISTENSEMBLESREQUEST']._serialized_start=1257
-  _globals['_LISTENSEMBLESREQUEST']._serialized_end=1279
-  _globals['_LISTENSEMBLESRESPONSE']._serialized_start=1281
-  _globals['_LISTENSEMBLESRESPONSE']._serialized_end=1353
-  _globals['_ENSEMBLESUMMARY']._serialized_start=1355
-  _globals['_ENSEMBLESUMMARY']._serialized_end=1477
-  _globals['_GETENSEMBLEREQUEST']._serialized_start=1479
-  _globals['_GETENSEMBLEREQUEST']._serialized_end=1517
-  _globals['_GETENSEMBLERESPONSE']._serialized_start=1520
-  _globals['_GETENSEMBLERESPONSE']._serialized_end=1683
-  _globals['_MEMBERSTATE']._serialized_start=1685
-  _globals['_MEMBERSTATE']._serialized_end=1796
-  _globals['_REPLICASTATE']._serialized_start=1798
-  _globals['_REPLICASTATE']._serialized_end=1873
-  _globals['_ENSEMBLESERVICE']._serialized_start=1876
-  _globals['_ENSEMBLESERVICE']._serialized_end=2395
+  _globals['_STREAMMODE']._serialized_start=2324
+  _globals['_STREAMMODE']._serialized_end=2424
+  _globals['_VOTEOPTIONS']._serialized_start=198
+  _globals['_VOTEOPTIONS']._serialized_end=333
+  _globals['_GENERATEREQUEST']._serialized_start=336
+  _globals['_GENERATEREQUEST']._serialized_end=505
+  _globals['_GENERATERESPONSE']._serialized_start=507
+  _globals['_GENERATERESPONSE']._serialized_end=631
+  _globals['_STREAMGENERATEREQUEST']._serialized_start=633
+  _globals['_STREAMGENERATEREQUEST']._serialized_end=742
+  _globals['_STREAMGENERATERESPONSE']._serialized_start=745
+  _globals['_STREAMGENERATERESPONSE']._serialized_end=956
+  _globals['_TEXTPIECE']._serialized_start=958
+  _globals['_TEXTPIECE']._serialized_end=999
+  _globals['_CLASSIFYREQUEST']._serialized_start=1002
+  _globals['_CLASSIFYREQUEST']._serialized_end=1133
+  _globals['_CLASSIFYRESPONSE']._serialized_start=1135
+  _globals['_CLASSIFYRESPONSE']._serialized_end=1259
+  _globals['_STREAMCLASSIFYREQUEST']._serialized_start=1261
+  _globals['_STREAMCLASSIFYREQUEST']._serialized_end=1331
+  _globals['_STREAMCLASSIFYRESPONSE']._serialized_start=1334
+  _globals['_STREAMCLASSIFYRESPONSE']._serialized_end=1504
+  _globals['_FEEDBACKREQUEST']._serialized_start=1506
+  _globals['_FEEDBACKREQUEST']._serialized_end=1605
+  _globals['_FEEDBACKRESPONSE']._serialized_start=1607
+  _globals['_FEEDBACKRESPONSE']._serialized_end=1704
+  _globals['_LISTENSEMBLESREQUEST']._serialized_start=1706
+  _globals['_LISTENSEMBLESREQUEST']._serialized_end=1728
+  _globals['_LISTENSEMBLESRESPONSE']._serialized_start=1730
+  _globals['_LISTENSEMBLESRESPONSE']._serialized_end=1802
+  _globals['_ENSEMBLESUMMARY']._serialized_start=1804
+  _globals['_ENSEMBLESUMMARY']._serialized_end=1926
+  _globals['_GETENSEMBLEREQUEST']._serialized_start=1928
+  _globals['_GETENSEMBLEREQUEST']._serialized_end=1966
+  _globals['_GETENSEMBLERESPONSE']._serialized_start=1969
+  _globals['_GETENSEMBLERESPONSE']._serialized_end=2132
+  _globals['_MEMBERSTATE']._serialized_start=2134
+  _globals['_MEMBERSTATE']._serialized_end=2245
+  _globals['_REPLICASTATE']._serialized_start=2247
+  _globals['_REPLICASTATE']._serialized_end=2322
+  _globals['_ENSEMBLESERVICE']._serialized_start=2427
+  _globals['_ENSEMBLESERVICE']._serialized_end=3019
 # @@protoc_insertion_point(module_scope)

@@ -6,11 +6,13 @@ What clients call: questions to an ensemble, and what ensembles there are."""
 from collections import abc as _abc
 from ensemble.v1 import generation_pb2 as _generation_pb2
 from ensemble.v1 import member_service_pb2 as _member_service_pb2
+from ensemble.v1 import record_pb2 as _record_pb2
 from ensemble.v1 import vote_pb2 as _vote_pb2
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -22,6 +24,30 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class _StreamMode:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _StreamModeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_StreamMode.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    STREAM_MODE_UNSPECIFIED: _StreamMode.ValueType  # 0
+    """Everybody's."""
+    STREAM_MODE_LEADER: _StreamMode.ValueType  # 1
+    """That of the member with the largest weight; the vote confirms or replaces it, and the decision says which."""
+    STREAM_MODE_FIRST_TOKEN_HEDGE: _StreamMode.ValueType  # 2
+    """That of the member whose text begins first; the others are stopped there and then, and no vote is held."""
+
+class StreamMode(_StreamMode, metaclass=_StreamModeEnumTypeWrapper):
+    """Whose text a stream tells while members answer."""
+
+STREAM_MODE_UNSPECIFIED: StreamMode.ValueType  # 0
+"""Everybody's."""
+STREAM_MODE_LEADER: StreamMode.ValueType  # 1
+"""That of the member with the largest weight; the vote confirms or replaces it, and the decision says which."""
+STREAM_MODE_FIRST_TOKEN_HEDGE: StreamMode.ValueType  # 2
+"""That of the member whose text begins first; the others are stopped there and then, and no vote is held."""
+Global___StreamMode: _TypeAlias = StreamMode  # noqa: Y015
+
 @_typing.final
 class VoteOptions(_message.Message):
     """How one request departs from the ensemble's defaults."""
@@ -31,8 +57,16 @@ class VoteOptions(_message.Message):
     STRATEGY_FIELD_NUMBER: _builtins.int
     PANEL_FIELD_NUMBER: _builtins.int
     QUORUM_FIELD_NUMBER: _builtins.int
+    IGNORE_CALIBRATION_FIELD_NUMBER: _builtins.int
+    INCLUDE_RECORD_FIELD_NUMBER: _builtins.int
     strategy: _builtins.str
     """The voting rule's name; empty means the ensemble's."""
+    ignore_calibration: _builtins.bool
+    """Counts the ballots as the members gave them, with the spec's weights, as if the ensemble had no calibration and no
+    feedback; for measuring it.
+    """
+    include_record: _builtins.bool
+    """Asks for the response's record."""
     @_builtins.property
     def panel(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The members to ask; empty means all of the ensemble. No duplicates."""
@@ -47,10 +81,12 @@ class VoteOptions(_message.Message):
         strategy: _builtins.str = ...,
         panel: _abc.Iterable[_builtins.str] | None = ...,
         quorum: _vote_pb2.Quorum | None = ...,
+        ignore_calibration: _builtins.bool = ...,
+        include_record: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["quorum", b"quorum"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["panel", b"panel", "quorum", b"quorum", "strategy", b"strategy"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ignore_calibration", b"ignore_calibration", "include_record", b"include_record", "panel", b"panel", "quorum", b"quorum", "strategy", b"strategy"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -66,10 +102,13 @@ class GenerateRequest(_message.Message):
     PROMPT_FIELD_NUMBER: _builtins.int
     PARAMETERS_FIELD_NUMBER: _builtins.int
     OPTIONS_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
     ensemble: _builtins.str
     """The ensemble's name; empty means the only one, or the one named "default"."""
     prompt: _builtins.str
     """The prompt; not empty."""
+    request_id: _builtins.str
+    """Names the request: 1 to 128 letters, digits, dots, dashes and underscores. Empty draws a name."""
     @_builtins.property
     def parameters(self) -> _generation_pb2.GenerationParameters:
         """How completions are drawn."""
@@ -85,10 +124,11 @@ class GenerateRequest(_message.Message):
         prompt: _builtins.str = ...,
         parameters: _generation_pb2.GenerationParameters | None = ...,
         options: Global___VoteOptions | None = ...,
+        request_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["options", b"options", "parameters", b"parameters"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["ensemble", b"ensemble", "options", b"options", "parameters", b"parameters", "prompt", b"prompt"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ensemble", b"ensemble", "options", b"options", "parameters", b"parameters", "prompt", b"prompt", "request_id", b"request_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -102,21 +142,27 @@ class GenerateResponse(_message.Message):
 
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     DECISION_FIELD_NUMBER: _builtins.int
+    RECORD_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
-    """Names this request in logs and traces."""
+    """Names this request in logs, traces and feedback."""
     @_builtins.property
     def decision(self) -> _vote_pb2.Decision:
         """The answer with its evidence."""
+
+    @_builtins.property
+    def record(self) -> _record_pb2.DecisionRecord:
+        """All that led to the decision; unset unless the request asked for it."""
 
     def __init__(
         self,
         *,
         request_id: _builtins.str = ...,
         decision: _vote_pb2.Decision | None = ...,
+        record: _record_pb2.DecisionRecord | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["decision", b"decision"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["decision", b"decision", "record", b"record"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["decision", b"decision", "request_id", b"request_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["decision", b"decision", "record", b"record", "request_id", b"request_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -129,6 +175,9 @@ class StreamGenerateRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     REQUEST_FIELD_NUMBER: _builtins.int
+    MODE_FIELD_NUMBER: _builtins.int
+    mode: Global___StreamMode.ValueType
+    """Whose text is streamed."""
     @_builtins.property
     def request(self) -> Global___GenerateRequest:
         """The request, as for Generate."""
@@ -137,10 +186,11 @@ class StreamGenerateRequest(_message.Message):
         self,
         *,
         request: Global___GenerateRequest | None = ...,
+        mode: Global___StreamMode.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["request", b"request"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["request", b"request"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["mode", b"mode", "request", b"request"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -226,10 +276,13 @@ class ClassifyRequest(_message.Message):
     PROMPT_FIELD_NUMBER: _builtins.int
     CHOICES_FIELD_NUMBER: _builtins.int
     OPTIONS_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
     ensemble: _builtins.str
     """The ensemble's name; empty means the only one, or the one named "default"."""
     prompt: _builtins.str
     """The question; not empty."""
+    request_id: _builtins.str
+    """Names the request: 1 to 128 letters, digits, dots, dashes and underscores. Empty draws a name."""
     @_builtins.property
     def choices(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The choices: 2 or more, none empty, no duplicates."""
@@ -245,10 +298,11 @@ class ClassifyRequest(_message.Message):
         prompt: _builtins.str = ...,
         choices: _abc.Iterable[_builtins.str] | None = ...,
         options: Global___VoteOptions | None = ...,
+        request_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["options", b"options"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["choices", b"choices", "ensemble", b"ensemble", "options", b"options", "prompt", b"prompt"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["choices", b"choices", "ensemble", b"ensemble", "options", b"options", "prompt", b"prompt", "request_id", b"request_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -262,21 +316,27 @@ class ClassifyResponse(_message.Message):
 
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     DECISION_FIELD_NUMBER: _builtins.int
+    RECORD_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
-    """Names this request in logs and traces."""
+    """Names this request in logs, traces and feedback."""
     @_builtins.property
     def decision(self) -> _vote_pb2.Decision:
         """The winning choice with its evidence."""
+
+    @_builtins.property
+    def record(self) -> _record_pb2.DecisionRecord:
+        """All that led to the decision; unset unless the request asked for it."""
 
     def __init__(
         self,
         *,
         request_id: _builtins.str = ...,
         decision: _vote_pb2.Decision | None = ...,
+        record: _record_pb2.DecisionRecord | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["decision", b"decision"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["decision", b"decision", "record", b"record"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["decision", b"decision", "request_id", b"request_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["decision", b"decision", "record", b"record", "request_id", b"request_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -343,6 +403,76 @@ class StreamClassifyResponse(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType_event) -> _WhichOneofReturnType_event | None: ...
 
 Global___StreamClassifyResponse: _TypeAlias = StreamClassifyResponse  # noqa: Y015
+
+@_typing.final
+class FeedbackRequest(_message.Message):
+    """What the right answer to a request was."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    ENSEMBLE_FIELD_NUMBER: _builtins.int
+    CHOICE_FIELD_NUMBER: _builtins.int
+    TEXT_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """The request's name, as its response told it."""
+    ensemble: _builtins.str
+    """The ensemble that answered; empty means the only one, or the one named "default"."""
+    choice: _builtins.str
+    """Of a request with choices: one of them."""
+    text: _builtins.str
+    """Of a request for a short answer; compared by its normalised form."""
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        ensemble: _builtins.str = ...,
+        choice: _builtins.str = ...,
+        text: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "choice", b"choice", "text", b"text"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "choice", b"choice", "ensemble", b"ensemble", "request_id", b"request_id", "text", b"text"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_answer: _TypeAlias = _typing.Literal["choice", "text"]  # noqa: Y015
+    _WhichOneofArgType_answer: _TypeAlias = _typing.Literal["answer", b"answer"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_answer) -> _WhichOneofReturnType_answer | None: ...
+
+Global___FeedbackRequest: _TypeAlias = FeedbackRequest  # noqa: Y015
+
+@_typing.final
+class FeedbackResponse(_message.Message):
+    """What became of the feedback."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ACCEPTED_FIELD_NUMBER: _builtins.int
+    WAS_AUDITED_FIELD_NUMBER: _builtins.int
+    ALREADY_KNOWN_FIELD_NUMBER: _builtins.int
+    PROBLEM_FIELD_NUMBER: _builtins.int
+    accepted: _builtins.bool
+    """It was learned from."""
+    was_audited: _builtins.bool
+    """The request was audited: every member voted on it, and nobody was stopped."""
+    already_known: _builtins.bool
+    """The request had its feedback before; this one changed nothing."""
+    problem: _builtins.str
+    """One sentence for a person on why it was not learned from; empty when it was, and when it was known."""
+    def __init__(
+        self,
+        *,
+        accepted: _builtins.bool = ...,
+        was_audited: _builtins.bool = ...,
+        already_known: _builtins.bool = ...,
+        problem: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "already_known", b"already_known", "problem", b"problem", "was_audited", b"was_audited"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FeedbackResponse: _TypeAlias = FeedbackResponse  # noqa: Y015
 
 @_typing.final
 class ListEnsemblesRequest(_message.Message):

@@ -56,6 +56,11 @@ class EnsembleServiceStub(object):
                 request_serializer=ensemble_dot_v1_dot_ensemble__service__pb2.StreamClassifyRequest.SerializeToString,
                 response_deserializer=ensemble_dot_v1_dot_ensemble__service__pb2.StreamClassifyResponse.FromString,
                 _registered_method=True)
+        self.Feedback = channel.unary_unary(
+                '/ensemble.v1.EnsembleService/Feedback',
+                request_serializer=ensemble_dot_v1_dot_ensemble__service__pb2.FeedbackRequest.SerializeToString,
+                response_deserializer=ensemble_dot_v1_dot_ensemble__service__pb2.FeedbackResponse.FromString,
+                _registered_method=True)
         self.ListEnsembles = channel.unary_unary(
                 '/ensemble.v1.EnsembleService/ListEnsembles',
                 request_serializer=ensemble_dot_v1_dot_ensemble__service__pb2.ListEnsemblesRequest.SerializeToString,
@@ -78,7 +83,8 @@ class EnsembleServiceServicer(object):
 
         Statuses: INVALID_ARGUMENT (a field is bad), NOT_FOUND (no such ensemble, member or strategy), RESOURCE_EXHAUSTED
         (message too large, or too many requests under way; RetryInfo says when), DEADLINE_EXCEEDED, UNAVAILABLE (too few
-        members answered, or the voting service is away), INTERNAL (a defect of the server).
+        members answered, or the voting service is away), FAILED_PRECONDITION (a member that is asked about the texts, as a
+        judge is, cannot take them), INTERNAL (such a member failed, or a defect of the server).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -106,6 +112,19 @@ class EnsembleServiceServicer(object):
         """The same as Classify, telling what happens: ballots, abstentions, and last the decision.
 
         Statuses: those of Generate.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Feedback(self, request, context):
+        """Tells the right answer to a request that was answered. Of the requests that the ensemble audits, which it chooses
+        itself, it learns how far to trust each member; what is told of any other request changes nothing. Each request
+        counts once, whatever is told of it later, so a call may be repeated.
+
+        Statuses: INVALID_ARGUMENT (no request id, no answer, or one of the wrong kind), NOT_FOUND (no such ensemble),
+        FAILED_PRECONDITION (the ensemble takes no feedback), RESOURCE_EXHAUSTED (message too large), UNAVAILABLE (what
+        keeps the feedback is away), DEADLINE_EXCEEDED, INTERNAL (a defect of the server).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -151,6 +170,11 @@ def add_EnsembleServiceServicer_to_server(servicer, server):
                     servicer.StreamClassify,
                     request_deserializer=ensemble_dot_v1_dot_ensemble__service__pb2.StreamClassifyRequest.FromString,
                     response_serializer=ensemble_dot_v1_dot_ensemble__service__pb2.StreamClassifyResponse.SerializeToString,
+            ),
+            'Feedback': grpc.unary_unary_rpc_method_handler(
+                    servicer.Feedback,
+                    request_deserializer=ensemble_dot_v1_dot_ensemble__service__pb2.FeedbackRequest.FromString,
+                    response_serializer=ensemble_dot_v1_dot_ensemble__service__pb2.FeedbackResponse.SerializeToString,
             ),
             'ListEnsembles': grpc.unary_unary_rpc_method_handler(
                     servicer.ListEnsembles,
@@ -273,6 +297,33 @@ class EnsembleService(object):
             '/ensemble.v1.EnsembleService/StreamClassify',
             ensemble_dot_v1_dot_ensemble__service__pb2.StreamClassifyRequest.SerializeToString,
             ensemble_dot_v1_dot_ensemble__service__pb2.StreamClassifyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Feedback(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/ensemble.v1.EnsembleService/Feedback',
+            ensemble_dot_v1_dot_ensemble__service__pb2.FeedbackRequest.SerializeToString,
+            ensemble_dot_v1_dot_ensemble__service__pb2.FeedbackResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -40,7 +40,8 @@ class EnsembleServiceStub:
 
     Statuses: INVALID_ARGUMENT (a field is bad), NOT_FOUND (no such ensemble, member or strategy), RESOURCE_EXHAUSTED
     (message too large, or too many requests under way; RetryInfo says when), DEADLINE_EXCEEDED, UNAVAILABLE (too few
-    members answered, or the voting service is away), INTERNAL (a defect of the server).
+    members answered, or the voting service is away), FAILED_PRECONDITION (a member that is asked about the texts, as a
+    judge is, cannot take them), INTERNAL (such a member failed, or a defect of the server).
     """
     StreamGenerate: _grpc.UnaryStreamMultiCallable[_ensemble_service_pb2.StreamGenerateRequest, _ensemble_service_pb2.StreamGenerateResponse]
     """The same as Generate, telling what happens: pieces of text, ballots, abstentions, and last the decision.
@@ -56,6 +57,15 @@ class EnsembleServiceStub:
     """The same as Classify, telling what happens: ballots, abstentions, and last the decision.
 
     Statuses: those of Generate.
+    """
+    Feedback: _grpc.UnaryUnaryMultiCallable[_ensemble_service_pb2.FeedbackRequest, _ensemble_service_pb2.FeedbackResponse]
+    """Tells the right answer to a request that was answered. Of the requests that the ensemble audits, which it chooses
+    itself, it learns how far to trust each member; what is told of any other request changes nothing. Each request
+    counts once, whatever is told of it later, so a call may be repeated.
+
+    Statuses: INVALID_ARGUMENT (no request id, no answer, or one of the wrong kind), NOT_FOUND (no such ensemble),
+    FAILED_PRECONDITION (the ensemble takes no feedback), RESOURCE_EXHAUSTED (message too large), UNAVAILABLE (what
+    keeps the feedback is away), DEADLINE_EXCEEDED, INTERNAL (a defect of the server).
     """
     ListEnsembles: _grpc.UnaryUnaryMultiCallable[_ensemble_service_pb2.ListEnsemblesRequest, _ensemble_service_pb2.ListEnsemblesResponse]
     """Lists the ensembles that this server has.
@@ -80,7 +90,8 @@ class EnsembleServiceAsyncStub(EnsembleServiceStub):
 
     Statuses: INVALID_ARGUMENT (a field is bad), NOT_FOUND (no such ensemble, member or strategy), RESOURCE_EXHAUSTED
     (message too large, or too many requests under way; RetryInfo says when), DEADLINE_EXCEEDED, UNAVAILABLE (too few
-    members answered, or the voting service is away), INTERNAL (a defect of the server).
+    members answered, or the voting service is away), FAILED_PRECONDITION (a member that is asked about the texts, as a
+    judge is, cannot take them), INTERNAL (such a member failed, or a defect of the server).
     """
     StreamGenerate: _aio.UnaryStreamMultiCallable[_ensemble_service_pb2.StreamGenerateRequest, _ensemble_service_pb2.StreamGenerateResponse]  # type: ignore[assignment]
     """The same as Generate, telling what happens: pieces of text, ballots, abstentions, and last the decision.
@@ -96,6 +107,15 @@ class EnsembleServiceAsyncStub(EnsembleServiceStub):
     """The same as Classify, telling what happens: ballots, abstentions, and last the decision.
 
     Statuses: those of Generate.
+    """
+    Feedback: _aio.UnaryUnaryMultiCallable[_ensemble_service_pb2.FeedbackRequest, _ensemble_service_pb2.FeedbackResponse]  # type: ignore[assignment]
+    """Tells the right answer to a request that was answered. Of the requests that the ensemble audits, which it chooses
+    itself, it learns how far to trust each member; what is told of any other request changes nothing. Each request
+    counts once, whatever is told of it later, so a call may be repeated.
+
+    Statuses: INVALID_ARGUMENT (no request id, no answer, or one of the wrong kind), NOT_FOUND (no such ensemble),
+    FAILED_PRECONDITION (the ensemble takes no feedback), RESOURCE_EXHAUSTED (message too large), UNAVAILABLE (what
+    keeps the feedback is away), DEADLINE_EXCEEDED, INTERNAL (a defect of the server).
     """
     ListEnsembles: _aio.UnaryUnaryMultiCallable[_ensemble_service_pb2.ListEnsemblesRequest, _ensemble_service_pb2.ListEnsemblesResponse]  # type: ignore[assignment]
     """Lists the ensembles that this server has.
@@ -123,7 +143,8 @@ class EnsembleServiceServicer(metaclass=_abc_1.ABCMeta):
 
         Statuses: INVALID_ARGUMENT (a field is bad), NOT_FOUND (no such ensemble, member or strategy), RESOURCE_EXHAUSTED
         (message too large, or too many requests under way; RetryInfo says when), DEADLINE_EXCEEDED, UNAVAILABLE (too few
-        members answered, or the voting service is away), INTERNAL (a defect of the server).
+        members answered, or the voting service is away), FAILED_PRECONDITION (a member that is asked about the texts, as a
+        judge is, cannot take them), INTERNAL (such a member failed, or a defect of the server).
         """
 
     @_abc_1.abstractmethod
@@ -157,6 +178,21 @@ class EnsembleServiceServicer(metaclass=_abc_1.ABCMeta):
         """The same as Classify, telling what happens: ballots, abstentions, and last the decision.
 
         Statuses: those of Generate.
+        """
+
+    @_abc_1.abstractmethod
+    def Feedback(
+        self,
+        request: _ensemble_service_pb2.FeedbackRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_ensemble_service_pb2.FeedbackResponse, _abc.Awaitable[_ensemble_service_pb2.FeedbackResponse]]:
+        """Tells the right answer to a request that was answered. Of the requests that the ensemble audits, which it chooses
+        itself, it learns how far to trust each member; what is told of any other request changes nothing. Each request
+        counts once, whatever is told of it later, so a call may be repeated.
+
+        Statuses: INVALID_ARGUMENT (no request id, no answer, or one of the wrong kind), NOT_FOUND (no such ensemble),
+        FAILED_PRECONDITION (the ensemble takes no feedback), RESOURCE_EXHAUSTED (message too large), UNAVAILABLE (what
+        keeps the feedback is away), DEADLINE_EXCEEDED, INTERNAL (a defect of the server).
         """
 
     @_abc_1.abstractmethod

@@ -50,6 +50,11 @@ class MemberServiceStub(object):
                 request_serializer=ensemble_dot_v1_dot_member__service__pb2.ScoreRequest.SerializeToString,
                 response_deserializer=ensemble_dot_v1_dot_member__service__pb2.ScoreResponse.FromString,
                 _registered_method=True)
+        self.Embed = channel.unary_unary(
+                '/ensemble.v1.MemberService/Embed',
+                request_serializer=ensemble_dot_v1_dot_member__service__pb2.EmbedRequest.SerializeToString,
+                response_deserializer=ensemble_dot_v1_dot_member__service__pb2.EmbedResponse.FromString,
+                _registered_method=True)
         self.GetStats = channel.unary_unary(
                 '/ensemble.v1.MemberService/GetStats',
                 request_serializer=ensemble_dot_v1_dot_member__service__pb2.GetStatsRequest.SerializeToString,
@@ -90,6 +95,15 @@ class MemberServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Embed(self, request, context):
+        """Gives an embedding of each text.
+
+        Statuses: those of Complete; FAILED_PRECONDITION also when this member has no embeddings.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetStats(self, request, context):
         """Reads the engine's counters.
 
@@ -116,6 +130,11 @@ def add_MemberServiceServicer_to_server(servicer, server):
                     servicer.Score,
                     request_deserializer=ensemble_dot_v1_dot_member__service__pb2.ScoreRequest.FromString,
                     response_serializer=ensemble_dot_v1_dot_member__service__pb2.ScoreResponse.SerializeToString,
+            ),
+            'Embed': grpc.unary_unary_rpc_method_handler(
+                    servicer.Embed,
+                    request_deserializer=ensemble_dot_v1_dot_member__service__pb2.EmbedRequest.FromString,
+                    response_serializer=ensemble_dot_v1_dot_member__service__pb2.EmbedResponse.SerializeToString,
             ),
             'GetStats': grpc.unary_unary_rpc_method_handler(
                     servicer.GetStats,
@@ -205,6 +224,33 @@ class MemberService(object):
             '/ensemble.v1.MemberService/Score',
             ensemble_dot_v1_dot_member__service__pb2.ScoreRequest.SerializeToString,
             ensemble_dot_v1_dot_member__service__pb2.ScoreResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Embed(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/ensemble.v1.MemberService/Embed',
+            ensemble_dot_v1_dot_member__service__pb2.EmbedRequest.SerializeToString,
+            ensemble_dot_v1_dot_member__service__pb2.EmbedResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -50,6 +50,11 @@ class MemberServiceStub:
 
     Statuses: those of Complete.
     """
+    Embed: _grpc.UnaryUnaryMultiCallable[_member_service_pb2.EmbedRequest, _member_service_pb2.EmbedResponse]
+    """Gives an embedding of each text.
+
+    Statuses: those of Complete; FAILED_PRECONDITION also when this member has no embeddings.
+    """
     GetStats: _grpc.UnaryUnaryMultiCallable[_member_service_pb2.GetStatsRequest, _member_service_pb2.GetStatsResponse]
     """Reads the engine's counters.
 
@@ -77,6 +82,11 @@ class MemberServiceAsyncStub(MemberServiceStub):
     """Gives the log-probabilities of choices after a prompt.
 
     Statuses: those of Complete.
+    """
+    Embed: _aio.UnaryUnaryMultiCallable[_member_service_pb2.EmbedRequest, _member_service_pb2.EmbedResponse]  # type: ignore[assignment]
+    """Gives an embedding of each text.
+
+    Statuses: those of Complete; FAILED_PRECONDITION also when this member has no embeddings.
     """
     GetStats: _aio.UnaryUnaryMultiCallable[_member_service_pb2.GetStatsRequest, _member_service_pb2.GetStatsResponse]  # type: ignore[assignment]
     """Reads the engine's counters.
@@ -120,6 +130,17 @@ class MemberServiceServicer(metaclass=_abc_1.ABCMeta):
         """Gives the log-probabilities of choices after a prompt.
 
         Statuses: those of Complete.
+        """
+
+    @_abc_1.abstractmethod
+    def Embed(
+        self,
+        request: _member_service_pb2.EmbedRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_member_service_pb2.EmbedResponse, _abc.Awaitable[_member_service_pb2.EmbedResponse]]:
+        """Gives an embedding of each text.
+
+        Statuses: those of Complete; FAILED_PRECONDITION also when this member has no embeddings.
         """
 
     @_abc_1.abstractmethod

@@ -70,6 +70,12 @@ class _DecidedByEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_DecidedBy.V
     """No ballot still out could change the answer."""
     DECIDED_BY_DEADLINE: _DecidedBy.ValueType  # 3
     """Time was up; the ballots that were in decided."""
+    DECIDED_BY_RISK_QUORUM: _DecidedBy.ValueType  # 4
+    """A certificate of the ensemble's calibration bounds how often the ballots still out would change the answer."""
+    DECIDED_BY_STAGE: _DecidedBy.ValueType  # 5
+    """The members asked so far were agreed or sure enough; the others were not asked."""
+    DECIDED_BY_FIRST_TOKEN: _DecidedBy.ValueType  # 6
+    """The member whose text began first answered alone: no vote was held."""
 
 class DecidedBy(_DecidedBy, metaclass=_DecidedByEnumTypeWrapper):
     """What ended the vote."""
@@ -82,6 +88,12 @@ DECIDED_BY_LOSSLESS_QUORUM: DecidedBy.ValueType  # 2
 """No ballot still out could change the answer."""
 DECIDED_BY_DEADLINE: DecidedBy.ValueType  # 3
 """Time was up; the ballots that were in decided."""
+DECIDED_BY_RISK_QUORUM: DecidedBy.ValueType  # 4
+"""A certificate of the ensemble's calibration bounds how often the ballots still out would change the answer."""
+DECIDED_BY_STAGE: DecidedBy.ValueType  # 5
+"""The members asked so far were agreed or sure enough; the others were not asked."""
+DECIDED_BY_FIRST_TOKEN: DecidedBy.ValueType  # 6
+"""The member whose text began first answered alone: no vote was held."""
 Global___DecidedBy: _TypeAlias = DecidedBy  # noqa: Y015
 
 @_typing.final
@@ -273,6 +285,10 @@ class Decision(_message.Message):
     CANDIDATES_FIELD_NUMBER: _builtins.int
     BALLOTS_FIELD_NUMBER: _builtins.int
     ABSTENTIONS_FIELD_NUMBER: _builtins.int
+    WITHHELD_FIELD_NUMBER: _builtins.int
+    LABEL_SET_FIELD_NUMBER: _builtins.int
+    STREAMED_MEMBER_FIELD_NUMBER: _builtins.int
+    REPLACES_STREAM_FIELD_NUMBER: _builtins.int
     answer: _builtins.str
     """The answer."""
     strategy: _builtins.str
@@ -284,11 +300,17 @@ class Decision(_message.Message):
     margin: _builtins.float
     """Share of the cast weight by which the answer leads the second, in [0, 1]."""
     confidence: _builtins.float
-    """Calibrated probability that the answer is right; unset when nothing was calibrated."""
+    """Calibrated probability that the answer is right, in [0, 1]; unset when nothing was calibrated."""
     degraded: _builtins.bool
     """Too little weight or too few families took part for the quorum."""
     asked_count: _builtins.int
-    """Members asked."""
+    """Members asked; where members are asked in stages, those of the stages that began, or everyone if time was up."""
+    withheld: _builtins.bool
+    """The confidence is below what the ensemble answers with: the answer is a guess."""
+    streamed_member: _builtins.str
+    """The member whose text was streamed, where one alone was; else empty."""
+    replaces_stream: _builtins.bool
+    """The answer is not the one that was streamed and takes its place."""
     @_builtins.property
     def families(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Families with a ballot, in the panel's order."""
@@ -305,6 +327,10 @@ class Decision(_message.Message):
     def abstentions(self) -> _containers.RepeatedCompositeFieldContainer[Global___Abstention]:
         """Every abstention, in the panel's order."""
 
+    @_builtins.property
+    def label_set(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The choices that cannot be ruled out at the calibrated error rate, likeliest first; empty when none was calibrated."""
+
     def __init__(
         self,
         *,
@@ -320,10 +346,14 @@ class Decision(_message.Message):
         candidates: _abc.Iterable[Global___Candidate] | None = ...,
         ballots: _abc.Iterable[Global___Ballot] | None = ...,
         abstentions: _abc.Iterable[Global___Abstention] | None = ...,
+        withheld: _builtins.bool = ...,
+        label_set: _abc.Iterable[_builtins.str] | None = ...,
+        streamed_member: _builtins.str = ...,
+        replaces_stream: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_confidence", b"_confidence", "confidence", b"confidence"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_confidence", b"_confidence", "abstentions", b"abstentions", "agreement", b"agreement", "answer", b"answer", "asked_count", b"asked_count", "ballots", b"ballots", "candidates", b"candidates", "confidence", b"confidence", "decided_by", b"decided_by", "degraded", b"degraded", "families", b"families", "margin", b"margin", "strategy", b"strategy"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_confidence", b"_confidence", "abstentions", b"abstentions", "agreement", b"agreement", "answer", b"answer", "asked_count", b"asked_count", "ballots", b"ballots", "candidates", b"candidates", "confidence", b"confidence", "decided_by", b"decided_by", "degraded", b"degraded", "families", b"families", "label_set", b"label_set", "margin", b"margin", "replaces_stream", b"replaces_stream", "strategy", b"strategy", "streamed_member", b"streamed_member", "withheld", b"withheld"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__confidence: _TypeAlias = _typing.Literal["confidence"]  # noqa: Y015
     _WhichOneofArgType__confidence: _TypeAlias = _typing.Literal["_confidence", b"_confidence"]  # noqa: Y015

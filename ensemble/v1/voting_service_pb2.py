@@ -25,21 +25,31 @@ _sym_db = _symbol_database.Default()
 from ensemble.v1 import vote_pb2 as ensemble_dot_v1_dot_vote__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n ensemble/v1/voting_service.proto\x12\x0b\x65nsemble.v1\x1a\x16\x65nsemble/v1/vote.proto\"\xfc\x01\n\rDecideRequest\x12\x10\n\x08strategy\x18\x01 \x01(\t\x12!\n\x05panel\x18\x02 \x03(\x0b\x32\x12.ensemble.v1.Voter\x12\x0f\n\x07\x63hoices\x18\x03 \x03(\t\x12#\n\x06quorum\x18\x04 \x01(\x0b\x32\x13.ensemble.v1.Quorum\x12,\n\x0b\x61nswer_rule\x18\x05 \x01(\x0b\x32\x17.ensemble.v1.AnswerRule\x12$\n\x07\x62\x61llots\x18\x06 \x03(\x0b\x32\x13.ensemble.v1.Ballot\x12,\n\x0b\x61\x62stentions\x18\x07 \x03(\x0b\x32\x17.ensemble.v1.Abstention\"M\n\nAnswerRule\x12.\n\x07\x65xtract\x18\x01 \x01(\x0e\x32\x1d.ensemble.v1.AnswerExtraction\x12\x0f\n\x07pattern\x18\x02 \x01(\t\"9\n\x0e\x44\x65\x63ideResponse\x12\'\n\x08\x64\x65\x63ision\x18\x01 \x01(\x0b\x32\x15.ensemble.v1.Decision*\x99\x01\n\x10\x41nswerExtraction\x12!\n\x1d\x41NSWER_EXTRACTION_UNSPECIFIED\x10\x00\x12 \n\x1c\x41NSWER_EXTRACTION_FIRST_LINE\x10\x01\x12!\n\x1d\x41NSWER_EXTRACTION_LAST_NUMBER\x10\x02\x12\x1d\n\x19\x41NSWER_EXTRACTION_PATTERN\x10\x03\x32R\n\rVotingService\x12\x41\n\x06\x44\x65\x63ide\x12\x1a.ensemble.v1.DecideRequest\x1a\x1b.ensemble.v1.DecideResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n ensemble/v1/voting_service.proto\x12\x0b\x65nsemble.v1\x1a\x16\x65nsemble/v1/vote.proto\"\x84\x03\n\rDecideRequest\x12\x10\n\x08strategy\x18\x01 \x01(\t\x12!\n\x05panel\x18\x02 \x03(\x0b\x32\x12.ensemble.v1.Voter\x12\x0f\n\x07\x63hoices\x18\x03 \x03(\t\x12#\n\x06quorum\x18\x04 \x01(\x0b\x32\x13.ensemble.v1.Quorum\x12,\n\x0b\x61nswer_rule\x18\x05 \x01(\x0b\x32\x17.ensemble.v1.AnswerRule\x12$\n\x07\x62\x61llots\x18\x06 \x03(\x0b\x32\x13.ensemble.v1.Ballot\x12,\n\x0b\x61\x62stentions\x18\x07 \x03(\x0b\x32\x17.ensemble.v1.Abstention\x12\x31\n\x0b\x63\x61libration\x18\x08 \x01(\x0b\x32\x1c.ensemble.v1.VoteCalibration\x12\'\n\x08\x65vidence\x18\t \x01(\x0b\x32\x15.ensemble.v1.Evidence\x12*\n\ndecided_by\x18\n \x01(\x0e\x32\x16.ensemble.v1.DecidedBy\"\xd5\x01\n\x0fVoteCalibration\x12\x12\n\x05kappa\x18\x01 \x01(\x01H\x00\x88\x01\x01\x12\x12\n\nlog_priors\x18\x02 \x03(\x01\x12\x16\n\x0ewithhold_below\x18\x03 \x01(\x01\x12 \n\x13\x63onformal_threshold\x18\x04 \x01(\x01H\x01\x88\x01\x01\x12.\n\x0c\x63\x65rtificates\x18\x05 \x03(\x0b\x32\x18.ensemble.v1.Certificate\x12\x0e\n\x06\x64igest\x18\x06 \x01(\tB\x08\n\x06_kappaB\x16\n\x14_conformal_threshold\"\x81\x01\n\x0b\x43\x65rtificate\x12\x0f\n\x07\x62\x61\x63kers\x18\x01 \x03(\t\x12\x0e\n\x06others\x18\x02 \x03(\t\x12\x12\n\nmin_margin\x18\x03 \x01(\x01\x12\x12\n\nitem_count\x18\x04 \x01(\x03\x12\x1a\n\x12\x64isagreement_count\x18\x05 \x01(\x03\x12\r\n\x05\x62ound\x18\x06 \x01(\x01\"\x9e\x01\n\x08\x45vidence\x12\r\n\x05texts\x18\x01 \x03(\t\x12\x0e\n\x06source\x18\x02 \x01(\t\x12*\n\nembeddings\x18\x03 \x03(\x0b\x32\x16.ensemble.v1.Embedding\x12\'\n\x06scores\x18\x04 \x03(\x0b\x32\x17.ensemble.v1.TextScores\x12\x0f\n\x07verdict\x18\x05 \x03(\x01\x12\r\n\x05\x66used\x18\x06 \x01(\t\"\x1b\n\tEmbedding\x12\x0e\n\x06values\x18\x01 \x03(\x01\".\n\nTextScores\x12\x0e\n\x06member\x18\x01 \x01(\t\x12\x10\n\x08logprobs\x18\x02 \x03(\x01\"M\n\nAnswerRule\x12.\n\x07\x65xtract\x18\x01 \x01(\x0e\x32\x1d.ensemble.v1.AnswerExtraction\x12\x0f\n\x07pattern\x18\x02 \x01(\t\"9\n\x0e\x44\x65\x63ideResponse\x12\'\n\x08\x64\x65\x63ision\x18\x01 \x01(\x0b\x32\x15.ensemble.v1.Decision*\x99\x01\n\x10\x41nswerExtraction\x12!\n\x1d\x41NSWER_EXTRACTION_UNSPECIFIED\x10\x00\x12 \n\x1c\x41NSWER_EXTRACTION_FIRST_LINE\x10\x01\x12!\n\x1d\x41NSWER_EXTRACTION_LAST_NUMBER\x10\x02\x12\x1d\n\x19\x41NSWER_EXTRACTION_PATTERN\x10\x03\x32R\n\rVotingService\x12\x41\n\x06\x44\x65\x63ide\x12\x1a.ensemble.v1.DecideRequest\x1a\x1b.ensemble.v1.DecideResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'ensemble.v1.voting_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_ANSWEREXTRACTION']._serialized_start=467
-  _globals['_ANSWEREXTRACTION']._serialized_end=620
+  _globals['_ANSWEREXTRACTION']._serialized_start=1189
+  _globals['_ANSWEREXTRACTION']._serialized_end=1342
   _globals['_DECIDEREQUEST']._serialized_start=74
-  _globals['_DECIDEREQUEST']._serialized_end=326
-  _globals['_ANSWERRULE']._serialized_start=328
-  _globals['_ANSWERRULE']._serialized_end=405
-  _globals['_DECIDERESPONSE']._serialized_start=407
-  _globals['_DECIDERESPONSE']._serialized_end=464
-  _globals['_VOTINGSERVICE']._serialized_start=622
-  _globals['_VOTINGSERVICE']._serialized_end=704
+  _globals['_DECIDEREQUEST']._serialized_end=462
+  _globals['_VOTECALIBRATION']._serialized_start=465
+  _globals['_VOTECALIBRATION']._serialized_end=678
+  _globals['_CERTIFICATE']._serialized_start=681
+  _globals['_CERTIFICATE']._serialized_end=810
+  _globals['_EVIDENCE']._serialized_start=813
+  _globals['_EVIDENCE']._serialized_end=971
+  _globals['_EMBEDDING']._serialized_start=973
+  _globals['_EMBEDDING']._serialized_end=1000
+  _globals['_TEXTSCORES']._serialized_start=1002
+  _globals['_TEXTSCORES']._serialized_end=1048
+  _globals['_ANSWERRULE']._serialized_start=1050
+  _globals['_ANSWERRULE']._serialized_end=1127
+  _globals['_DECIDERESPONSE']._serialized_start=1129
+  _globals['_DECIDERESPONSE']._serialized_end=1186
+  _globals['_VOTINGSERVICE']._serialized_start=1344
+  _globals['_VOTINGSERVICE']._serialized_end=1426
 # @@protoc_insertion_point(module_scope)

@@ -61,8 +61,13 @@ class DecideRequest(_message.Message):
     ANSWER_RULE_FIELD_NUMBER: _builtins.int
     BALLOTS_FIELD_NUMBER: _builtins.int
     ABSTENTIONS_FIELD_NUMBER: _builtins.int
+    CALIBRATION_FIELD_NUMBER: _builtins.int
+    EVIDENCE_FIELD_NUMBER: _builtins.int
+    DECIDED_BY_FIELD_NUMBER: _builtins.int
     strategy: _builtins.str
     """The voting rule's name."""
+    decided_by: _vote_pb2.DecidedBy.ValueType
+    """What ended the vote; unset is told from the ballots and abstentions."""
     @_builtins.property
     def panel(self) -> _containers.RepeatedCompositeFieldContainer[_vote_pb2.Voter]:
         """Everyone who was asked, in the order that breaks ties."""
@@ -87,6 +92,14 @@ class DecideRequest(_message.Message):
     def abstentions(self) -> _containers.RepeatedCompositeFieldContainer[_vote_pb2.Abstention]:
         """The abstentions."""
 
+    @_builtins.property
+    def calibration(self) -> Global___VoteCalibration:
+        """What was learned about the strategy's sums; unset when nothing was."""
+
+    @_builtins.property
+    def evidence(self) -> Global___Evidence:
+        """What models said about the ballots' texts; unset for strategies that ask for nothing."""
+
     def __init__(
         self,
         *,
@@ -97,14 +110,220 @@ class DecideRequest(_message.Message):
         answer_rule: Global___AnswerRule | None = ...,
         ballots: _abc.Iterable[_vote_pb2.Ballot] | None = ...,
         abstentions: _abc.Iterable[_vote_pb2.Abstention] | None = ...,
+        calibration: Global___VoteCalibration | None = ...,
+        evidence: Global___Evidence | None = ...,
+        decided_by: _vote_pb2.DecidedBy.ValueType = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["answer_rule", b"answer_rule", "quorum", b"quorum"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["answer_rule", b"answer_rule", "calibration", b"calibration", "evidence", b"evidence", "quorum", b"quorum"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["abstentions", b"abstentions", "answer_rule", b"answer_rule", "ballots", b"ballots", "choices", b"choices", "panel", b"panel", "quorum", b"quorum", "strategy", b"strategy"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["abstentions", b"abstentions", "answer_rule", b"answer_rule", "ballots", b"ballots", "calibration", b"calibration", "choices", b"choices", "decided_by", b"decided_by", "evidence", b"evidence", "panel", b"panel", "quorum", b"quorum", "strategy", b"strategy"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___DecideRequest: _TypeAlias = DecideRequest  # noqa: Y015
+
+@_typing.final
+class VoteCalibration(_message.Message):
+    """What was learned about a strategy's sums on labelled items."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KAPPA_FIELD_NUMBER: _builtins.int
+    LOG_PRIORS_FIELD_NUMBER: _builtins.int
+    WITHHOLD_BELOW_FIELD_NUMBER: _builtins.int
+    CONFORMAL_THRESHOLD_FIELD_NUMBER: _builtins.int
+    CERTIFICATES_FIELD_NUMBER: _builtins.int
+    DIGEST_FIELD_NUMBER: _builtins.int
+    kappa: _builtins.float
+    """Scale of the sums: a candidate's probability is in proportion to exp(kappa * sum); above 0 and finite. Unset where
+    nobody knows it: then there is no confidence.
+    """
+    withhold_below: _builtins.float
+    """A confidence below it makes the answer a guess, in [0, 1]; 0 never does."""
+    conformal_threshold: _builtins.float
+    """A choice is in the label set when its probability is at least 1 less this, in [0, 1]; unset gives no label set."""
+    digest: _builtins.str
+    """Names the calibration; may be empty."""
+    @_builtins.property
+    def log_priors(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """Added to the sums, one a choice in the request's order (natural logarithm); empty adds nothing."""
+
+    @_builtins.property
+    def certificates(self) -> _containers.RepeatedCompositeFieldContainer[Global___Certificate]:
+        """Each of them may end a vote."""
+
+    def __init__(
+        self,
+        *,
+        kappa: _builtins.float | None = ...,
+        log_priors: _abc.Iterable[_builtins.float] | None = ...,
+        withhold_below: _builtins.float = ...,
+        conformal_threshold: _builtins.float | None = ...,
+        certificates: _abc.Iterable[Global___Certificate] | None = ...,
+        digest: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_conformal_threshold", b"_conformal_threshold", "_kappa", b"_kappa", "conformal_threshold", b"conformal_threshold", "kappa", b"kappa"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_conformal_threshold", b"_conformal_threshold", "_kappa", b"_kappa", "certificates", b"certificates", "conformal_threshold", b"conformal_threshold", "digest", b"digest", "kappa", b"kappa", "log_priors", b"log_priors", "withhold_below", b"withhold_below"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__conformal_threshold: _TypeAlias = _typing.Literal["conformal_threshold"]  # noqa: Y015
+    _WhichOneofArgType__conformal_threshold: _TypeAlias = _typing.Literal["_conformal_threshold", b"_conformal_threshold"]  # noqa: Y015
+    _WhichOneofReturnType__kappa: _TypeAlias = _typing.Literal["kappa"]  # noqa: Y015
+    _WhichOneofArgType__kappa: _TypeAlias = _typing.Literal["_kappa", b"_kappa"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__conformal_threshold) -> _WhichOneofReturnType__conformal_threshold | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__kappa) -> _WhichOneofReturnType__kappa | None: ...
+
+Global___VoteCalibration: _TypeAlias = VoteCalibration  # noqa: Y015
+
+@_typing.final
+class Certificate(_message.Message):
+    """A partial vote that may end the vote, because on labelled items it agreed with the full panel."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BACKERS_FIELD_NUMBER: _builtins.int
+    OTHERS_FIELD_NUMBER: _builtins.int
+    MIN_MARGIN_FIELD_NUMBER: _builtins.int
+    ITEM_COUNT_FIELD_NUMBER: _builtins.int
+    DISAGREEMENT_COUNT_FIELD_NUMBER: _builtins.int
+    BOUND_FIELD_NUMBER: _builtins.int
+    min_margin: _builtins.float
+    """The least margin of the leader, a share of the cast weight in [0, 1]."""
+    item_count: _builtins.int
+    """Labelled items that looked so, 1 or more."""
+    disagreement_count: _builtins.int
+    """Items among them on which the full panel gave another answer."""
+    bound: _builtins.float
+    """One-sided 95 % limit of the share of disagreements, in [0, 1]."""
+    @_builtins.property
+    def backers(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Members that voted for the leader; no others did. Sorted."""
+
+    @_builtins.property
+    def others(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Members that voted otherwise; nobody else did. Sorted."""
+
+    def __init__(
+        self,
+        *,
+        backers: _abc.Iterable[_builtins.str] | None = ...,
+        others: _abc.Iterable[_builtins.str] | None = ...,
+        min_margin: _builtins.float = ...,
+        item_count: _builtins.int = ...,
+        disagreement_count: _builtins.int = ...,
+        bound: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["backers", b"backers", "bound", b"bound", "disagreement_count", b"disagreement_count", "item_count", b"item_count", "min_margin", b"min_margin", "others", b"others"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Certificate: _TypeAlias = Certificate  # noqa: Y015
+
+@_typing.final
+class Evidence(_message.Message):
+    """What models said in the second round. What was not asked for is empty."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TEXTS_FIELD_NUMBER: _builtins.int
+    SOURCE_FIELD_NUMBER: _builtins.int
+    EMBEDDINGS_FIELD_NUMBER: _builtins.int
+    SCORES_FIELD_NUMBER: _builtins.int
+    VERDICT_FIELD_NUMBER: _builtins.int
+    FUSED_FIELD_NUMBER: _builtins.int
+    source: _builtins.str
+    """The member that judged, fused or embedded."""
+    fused: _builtins.str
+    """The text that the fuser wrote from all texts."""
+    @_builtins.property
+    def texts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The distinct texts of the ballots, in the panel's order."""
+
+    @_builtins.property
+    def embeddings(self) -> _containers.RepeatedCompositeFieldContainer[Global___Embedding]:
+        """One vector a text, all of one length."""
+
+    @_builtins.property
+    def scores(self) -> _containers.RepeatedCompositeFieldContainer[Global___TextScores]:
+        """By member, in the order of their names."""
+
+    @_builtins.property
+    def verdict(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """The judge's log-probability (natural logarithm) of each text being the best."""
+
+    def __init__(
+        self,
+        *,
+        texts: _abc.Iterable[_builtins.str] | None = ...,
+        source: _builtins.str = ...,
+        embeddings: _abc.Iterable[Global___Embedding] | None = ...,
+        scores: _abc.Iterable[Global___TextScores] | None = ...,
+        verdict: _abc.Iterable[_builtins.float] | None = ...,
+        fused: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["embeddings", b"embeddings", "fused", b"fused", "scores", b"scores", "source", b"source", "texts", b"texts", "verdict", b"verdict"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Evidence: _TypeAlias = Evidence  # noqa: Y015
+
+@_typing.final
+class Embedding(_message.Message):
+    """One text's embedding."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VALUES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def values(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """Its numbers; of Euclidean norm 1."""
+
+    def __init__(
+        self,
+        *,
+        values: _abc.Iterable[_builtins.float] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["values", b"values"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Embedding: _TypeAlias = Embedding  # noqa: Y015
+
+@_typing.final
+class TextScores(_message.Message):
+    """How likely one member finds each text."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MEMBER_FIELD_NUMBER: _builtins.int
+    LOGPROBS_FIELD_NUMBER: _builtins.int
+    member: _builtins.str
+    """The member."""
+    @_builtins.property
+    def logprobs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """Natural logarithm, mean per token, one a text."""
+
+    def __init__(
+        self,
+        *,
+        member: _builtins.str = ...,
+        logprobs: _abc.Iterable[_builtins.float] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["logprobs", b"logprobs", "member", b"member"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TextScores: _TypeAlias = TextScores  # noqa: Y015
 
 @_typing.final
 class AnswerRule(_message.Message):

@@ -15,6 +15,12 @@ class DecidedBy(StrEnum):
     """Every member of the panel has voted or abstained."""
     LOSSLESS_QUORUM = "lossless_quorum"
     """No ballot still out could change the answer."""
+    RISK_QUORUM = "risk_quorum"
+    """A certificate bounds how often the ballots still out would change the answer."""
+    STAGE = "stage"
+    """The members asked so far were agreed or sure enough; the others were not asked."""
+    FIRST_TOKEN = "first_token"  # noqa: S105 - no password
+    """The member whose text began first answered alone: no vote was held."""
     DEADLINE = "deadline"
     """Time was up; the ballots that were in decided."""
 
@@ -33,10 +39,15 @@ class Decision:
     """The answer and everything that led to it.
 
     ``agreement`` is the share of the cast weight that backs the answer, in [0, 1]; it is not a probability.
-    ``margin`` is the share of the cast weight by which the answer leads the second, in [0, 1] (for mbr: the lead in
-    utility). ``confidence`` is a calibrated probability, or None when nothing was calibrated. ``degraded`` says that
-    too little weight or too few families took part. Candidates are sorted, the answer first; ballots and abstentions
-    are in the panel's order, never in order of arrival.
+    ``margin`` is the share of the cast weight by which the answer leads the second, in [0, 1]; where ballots do not
+    split their weight (log_pool, stacking, borda) it is the lead's share of the largest that they could make, and for
+    mbr the lead in utility. Log-priors count for the margin and not for the agreement. ``confidence`` is a calibrated
+    probability, or None when nothing was calibrated. ``withheld`` says that it is below what the ensemble answers
+    with: the answer is then a guess. ``label_set`` has the choices that cannot be ruled out at the calibrated error
+    rate, likeliest first; empty when none was calibrated. ``degraded`` says that too little weight or too few families
+    took part. Candidates are sorted, the answer first; ballots and abstentions are in the panel's order, never in
+    order of arrival. ``streamed_member`` is the one whose text alone was streamed, empty when there is none, and
+    ``replaces_stream`` says that the answer is not what was streamed.
     """
 
     answer: str
@@ -45,9 +56,13 @@ class Decision:
     agreement: float
     margin: float
     confidence: float | None
+    withheld: bool = False
+    label_set: tuple[str, ...] = ()
     degraded: bool
     num_asked: int
     families: tuple[str, ...]
     candidates: tuple[Candidate, ...]
     ballots: tuple[Ballot, ...]
     abstentions: tuple[Abstention, ...]
+    streamed_member: str = ""
+    replaces_stream: bool = False

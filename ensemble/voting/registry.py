@@ -3,7 +3,14 @@
 from __future__ import annotations
 
 from ensemble.errors import UnknownNameError
-from ensemble.voting.mbr import MinimumBayesRisk
+from ensemble.voting.borda import Borda
+from ensemble.voting.field_vote import FieldVote
+from ensemble.voting.fuse import Fuse
+from ensemble.voting.judge import Judge
+from ensemble.voting.log_linear import LogPool, Stacking
+from ensemble.voting.mbr import mbr_strategies
+from ensemble.voting.rank import CrossPerplexity
+from ensemble.voting.semantic import semantic_strategies
 from ensemble.voting.strategy import Strategy
 from ensemble.voting.weighted import Majority, SoftVote, WeightedVote
 
@@ -11,7 +18,15 @@ _STRATEGIES: tuple[Strategy, ...] = (
     WeightedVote(),
     Majority(),
     SoftVote(),
-    MinimumBayesRisk(),
+    LogPool(),
+    Borda(),
+    Stacking(),
+    FieldVote(),
+    *semantic_strategies(),
+    *mbr_strategies(),
+    CrossPerplexity(),
+    Judge(),
+    Fuse(),
 )
 
 STRATEGY_NAMES = tuple(strategy.name for strategy in _STRATEGIES)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
 
@@ -37,13 +37,84 @@ class Quorum:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Certificate:
+    """A partial vote that may end the vote, because it was seen to agree with the full panel (VOTING part 5).
+
+    It applies when exactly ``backers`` and ``others`` have voted, the first for the leader and the second not, and
+    the leader's margin (as in Decision, of the cast weight) is at least ``min_margin``. On ``num_items`` labelled
+    items that looked so, the full panel gave another answer ``num_disagreements`` times; ``bound`` is the one-sided
+    95 % Clopper-Pearson limit of that share.
+    """
+
+    backers: frozenset[str]
+    others: frozenset[str]
+    min_margin: float
+    num_items: int
+    num_disagreements: int
+    bound: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VoteCalibration:
+    """What was learned about a strategy's sums on labelled items.
+
+    The probability of candidate y is softmax(kappa * S)_y, S_y being the strategy's sum with ``log_priors`` (one a
+    choice, natural logarithm; empty for none) added; where ``kappa`` is None nobody knows it. ``withhold_below`` is the
+    confidence under which an answer is a guess. A choice is in the label set when its probability is at least
+    ``1 - conformal_threshold``; None gives no set. Each of ``certificates`` may end a vote. ``digest`` names the
+    calibration.
+    """
+
+    kappa: float | None
+    log_priors: tuple[float, ...] = ()
+    withhold_below: float = 0.0
+    conformal_threshold: float | None = None
+    certificates: tuple[Certificate, ...] = ()
+    digest: str = ""
+
+
+class SecondRound(StrEnum):
+    """What a strategy asks of models once the ballots are in."""
+
+    EMBED = "embed"
+    """An embedding of every text, by the ensemble's embedder."""
+    SCORE_TEXTS = "score_texts"
+    """Every member's log-probability of every text."""
+    JUDGE = "judge"
+    """The judge's log-probabilities of the texts being the best."""
+    FUSE = "fuse"
+    """A text that the fuser writes from all texts."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evidence:
+    """What models said in the second round, about ``texts``: the distinct texts of the ballots, in the panel's order.
+
+    ``source`` is the member that judged, fused or embedded. ``embeddings`` and ``verdict`` (log-probabilities) have an
+    entry a text; ``logprobs_by_scorer`` has by member one mean log-probability a text. What was not asked for is empty.
+    """
+
+    texts: tuple[str, ...]
+    source: str = ""
+    embeddings: tuple[tuple[float, ...], ...] = ()
+    logprobs_by_scorer: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    verdict: tuple[float, ...] = ()
+    fused: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Question:
-    """What is voted on: the declared choices (empty for texts) and how a short answer is read from a text."""
+    """What is voted on: the declared choices (empty for texts) and how a short answer is read from a text.
+
+    ``evidence`` is there when a strategy with a second round decides.
+    """
 
     panel: tuple[Voter, ...]
     quorum: Quorum
     choices: tuple[str, ...] = ()
     answer_rule: AnswerRule = AnswerRule()
+    calibration: VoteCalibration | None = None
+    evidence: Evidence | None = None
 
 
 class Tally(Protocol):
@@ -83,6 +154,10 @@ class Tally(Protocol):
         """Say whether no completion of the vote can change the answer or whether it is degraded."""
         ...
 
+    def is_certified(self) -> bool:
+        """Say whether a certificate of the question's calibration lets the votes that are in end the vote."""
+        ...
+
     def decide(self, decided_by: DecidedBy) -> Decision:
         """Give the decision with what is in; members still out become cancelled or late abstentions.
 
@@ -108,6 +183,11 @@ class Strategy(Protocol):
     @property
     def is_heavy(self) -> bool:
         """Whether counting costs more than a network hop, so that the voting deployment does it."""
+        ...
+
+    @property
+    def second_round(self) -> SecondRound | None:
+        """What models are asked once the ballots are in, if anything; the answer comes as the question's evidence."""
         ...
 
     def open_tally(self, question: Question) -> Tally:

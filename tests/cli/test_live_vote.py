@@ -5,12 +5,13 @@ from __future__ import annotations
 import io
 from dataclasses import replace
 
+import pytest
 from rich.console import Console
 
-from ensemble.cli.live_vote import LiveVote, describe_decision
+from ensemble.cli.live_vote import LiveVote, Shown, describe_decision
 from ensemble.cli.terminal import last_line, one_line, printable
 from ensemble.cli.vote_view import draw_vote, event_lines, follow_vote
-from ensemble.router.request import Event, TextPiece
+from ensemble.router.request import TextPiece
 from ensemble.voting.ballot import Abstention, AbstentionReason, Ballot, Voter
 from ensemble.voting.decision import Candidate, DecidedBy, Decision
 
@@ -39,10 +40,10 @@ DECISION = Decision(
     ballots=(BALLOT_A, BALLOT_B),
     abstentions=(STOPPED_C,),
 )
-EVENTS: tuple[Event, ...] = (BALLOT_A, BALLOT_B, STOPPED_C, DECISION)
+EVENTS: tuple[Shown, ...] = (BALLOT_A, BALLOT_B, STOPPED_C, DECISION)
 
 
-def hear_all(vote: LiveVote, *events: Event) -> LiveVote:
+def hear_all(vote: LiveVote, *events: Shown) -> LiveVote:
     """Let a vote hear events, a tenth of a second apart."""
     for number, event in enumerate(events, start=1):
         vote = vote.hear(event, elapsed_s=number / 10)
@@ -119,6 +120,21 @@ def test_a_degraded_decision_says_so() -> None:
     assert "degraded: too little weight" in describe_decision(replace(DECISION, degraded=True), elapsed_s=1.0)
 
 
+def test_a_decision_tells_that_it_is_withheld_and_what_cannot_be_ruled_out() -> None:
+    unsure = replace(DECISION, confidence=0.4, withheld=True, label_set=("blue", "red"))
+
+    told = describe_decision(unsure, elapsed_s=1.0)
+
+    assert "confidence 0.40; withheld: " in told
+    assert "not ruled out: blue, red" in told
+
+
+def test_a_decision_tells_that_it_replaces_what_was_streamed() -> None:
+    replaced = replace(DECISION, streamed_member="a", replaces_stream=True)
+
+    assert "replaces what a wrote" in describe_decision(replaced, elapsed_s=1.0)
+
+
 def test_an_abstention_tells_its_reason_and_detail() -> None:
     failed = Abstention(member="b", reason=AbstentionReason.ERROR, detail="the engine failed", latency_s=0.2)
 
@@ -167,3 +183,10 @@ def test_long_texts_are_cut_at_the_end_that_matters_less() -> None:
     assert last_line("one two three", width=8) == "…o three"
     assert one_line("one\ntwo", width=8) == "one two"
     assert printable("tab\tline\nbell\a") == "tab\tline\nbell\N{REPLACEMENT CHARACTER}"
+
+
+@pytest.mark.parametrize("cause", DecidedBy)
+def test_every_cause_of_a_decision_has_its_words(cause: DecidedBy) -> None:
+    told = describe_decision(replace(DECISION, decided_by=cause), elapsed_s=0.1)
+
+    assert "decided after" in told

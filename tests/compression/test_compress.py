@@ -89,6 +89,7 @@ def test_steps_are_taken_in_order_and_recorded(tmp_path: Path) -> None:
     assert record["source"] == source
     assert record["source_digest"] == report.source_digest
     assert record["recipe"]["steps"][0]["num_layers"] == 1
+    assert report.perplexity_after is not None
     assert record["perplexity_after"] == report.perplexity_after > 1.0
     assert set(record["versions"]) == {"ensemble", "python", "safetensors", "torch", "transformers"}
 

@@ -36,6 +36,8 @@ def test_int8_costs_less_than_three_percent_of_perplexity_by_either_product(tmp_
 
     report = compress(SMOLLM2, recipe, tmp_path / "out")
 
+    assert report.perplexity_before is not None
+    assert report.perplexity_after is not None
     assert report.perplexity_after / report.perplexity_before < 1.03
     assert report.output_bytes < 0.45 * report.source_bytes
     source = load_checkpoint(SMOLLM2, dtype="float32", device="cpu")
@@ -52,6 +54,8 @@ def test_four_layers_of_least_influence_cost_less_than_six_times_the_perplexity(
 
     report = compress(SMOLLM2, recipe, tmp_path / "out")
 
+    assert report.perplexity_before is not None
+    assert report.perplexity_after is not None
     assert math.isfinite(report.perplexity_after)
     assert report.perplexity_after / report.perplexity_before < 6.0
     assert len(load_checkpoint(str(tmp_path / "out"), dtype="float32", device="cpu").model.model.layers) == 26

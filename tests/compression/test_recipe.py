@@ -41,6 +41,8 @@ def test_a_recipe_is_read_in_its_order(tmp_path: Path) -> None:
         ("steps: [{type: quantize_int8, bits: 4}]", "Extra inputs"),
         ("steps: [{type: quantize_int8}, {type: prune_layers, num_layers: 1}]", "must be the last step"),
         ("steps: [{type: quantize_int8}, {type: quantize_int8}]", "must be the last step"),
+        ("steps: [{type: quantize_int4}, {type: quantize_int8}]", "quantize_int4 must be the last step"),
+        ("steps: [{type: prune_weights, sparsity: 1.0}]", "less than 1"),
         ('steps: [{type: quantize_int8, ignore: ["re:["]}]', r"'re:\[' is not a regular expression"),
         ("steps: " + "[" * 5000, "nested too deeply"),
     ],

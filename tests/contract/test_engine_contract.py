@@ -3,73 +3,36 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
+import math
 from typing import TYPE_CHECKING
 
 import pytest
 
-from ensemble.engines.config import EchoEngineConfig, EmbeddedEngineConfig, EngineConfig
-from ensemble.engines.load import build_engine
-from ensemble.engines.prompt_format import PromptFormat
 from ensemble.errors import MemberBusyError, MemberError, MemberRefusedError
 from ensemble.generation import (
     CompletionChunk,
+    EmbeddingRequest,
     FinishReason,
     GenerationParameters,
     GenerationRequest,
     ScoringRequest,
 )
+from tests.contract.engine_subjects import MANY_TOKENS, Subject, echo_config, embedded_config
 from tests.engines.tiny_checkpoints import save_random_gemma, save_random_llama
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
-
     from ensemble.engines.engine import Engine
 
-# Far more than is decoded before an abort arrives.
-MANY_TOKENS = 3000
 PROMPTS = ("w5 w6 w7", "w8", " ".join(f"w{n}" for n in range(100, 140)), "w1 w9 w1 w9 w33")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Subject:
-    """One engine under test, and a prompt that it answers with MANY_TOKENS tokens."""
-
-    checkpoint: str
-    config: Callable[[int, int], EngineConfig]
-    long_prompt: str
-
-    @asynccontextmanager
-    async def running(self, *, max_batch: int = 8, max_waiting: int = 64) -> AsyncIterator[Engine]:
-        """Run the engine with that many places, and queue places."""
-        engine = build_engine(
-            self.config(max_batch, max_waiting), checkpoint=self.checkpoint, member="m", prompt_format=PromptFormat()
-        )
-        await engine.start()
-        try:
-            yield engine
-        finally:
-            await engine.close()
-
-
-def _echo_config(max_batch: int, max_waiting: int) -> EngineConfig:
-    return EchoEngineConfig(max_waiting=max_batch + max_waiting)
-
-
-def _embedded_config(max_batch: int, max_waiting: int) -> EngineConfig:
-    return EmbeddedEngineConfig(
-        device="cpu", threads=1, max_batch=max_batch, max_waiting=max_waiting, max_context=4096, max_step_tokens=64
-    )
 
 
 @pytest.fixture(scope="module", params=["echo", "llama", "gemma_with_sliding_window"])
 def subject(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Subject:
     if request.param == "echo":
-        return Subject(checkpoint="", config=_echo_config, long_prompt="w3 " * MANY_TOKENS)
+        return Subject(checkpoint="", config=echo_config, long_prompt="w3 " * MANY_TOKENS)
     save = save_random_llama if request.param == "llama" else save_random_gemma
     checkpoint = save(tmp_path_factory.mktemp(request.param))
-    return Subject(checkpoint=checkpoint, config=_embedded_config, long_prompt="w3")
+    return Subject(checkpoint=checkpoint, config=embedded_config, long_prompt="w3")
 
 
 def _ask(prompt: str, *, max_tokens: int = 24, stop: tuple[str, ...] = ()) -> GenerationRequest:
@@ -232,6 +195,29 @@ async def test_scoring_nothing_is_refused(subject: Subject, choices: tuple[str, 
     async with subject.running() as engine:
         with pytest.raises(MemberRefusedError):
             await engine.score(ScoringRequest(request_id="s", prompt="w1", choices=choices))
+
+        assert engine.stats().running_requests == 0
+
+
+async def test_equal_texts_have_equal_embeddings_of_norm_1_and_others_differ(subject: Subject) -> None:
+    async with subject.running() as engine:
+        first = await engine.embed(EmbeddingRequest(request_id="e", texts=("w1 w2", "w3", "w1 w2")))
+        async with asyncio.TaskGroup() as group:
+            task = group.create_task(engine.embed(EmbeddingRequest(request_id="f", texts=("w3",))))
+            group.create_task(_read(engine, _ask(PROMPTS[2])))
+
+    assert [math.hypot(*vector) for vector in first.vectors] == pytest.approx([1.0] * 3)
+    assert first.vectors[0] == pytest.approx(first.vectors[2], abs=1e-5)
+    assert task.result().vectors[0] == pytest.approx(first.vectors[1], abs=1e-4)
+    assert first.vectors[0] != pytest.approx(first.vectors[1], abs=1e-2)
+    assert first.prompt_tokens == 5
+
+
+@pytest.mark.parametrize("texts", [(), ("w1", " ")], ids=["no_text", "an_empty_text"])
+async def test_embedding_nothing_is_refused(subject: Subject, texts: tuple[str, ...]) -> None:
+    async with subject.running() as engine:
+        with pytest.raises(MemberRefusedError):
+            await engine.embed(EmbeddingRequest(request_id="e", texts=texts))
 
         assert engine.stats().running_requests == 0
 

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
-from ensemble.engines.batch_loop import BatchLoop, Deliveries
+from ensemble.engines.batch_loop import BatchLoop
 from ensemble.engines.config import EmbeddedEngineConfig
+from ensemble.engines.engine_thread import Deliveries
 from ensemble.engines.inbox import Inbox
 from ensemble.engines.jobs import Job, ScoringJob
 from ensemble.engines.model_loading import load_model

@@ -112,7 +112,7 @@ async def test_closing_does_not_wait_for_ever_for_a_thread_that_hangs(
         raise CheckpointError("checkpoint", "it took too long", "wait")
 
     monkeypatch.setattr("ensemble.engines.embedded.load_model", hang)
-    monkeypatch.setattr("ensemble.engines.embedded.CLOSE_TIMEOUT_S", 0.05)
+    monkeypatch.setattr("ensemble.engines.engine_thread.CLOSE_TIMEOUT_S", 0.05)
     engine = build(checkpoint)
     start = asyncio.create_task(engine.start())
     await asyncio.sleep(0)  # One turn of the event loop starts the thread.

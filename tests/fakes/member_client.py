@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -13,6 +13,8 @@ from ensemble.generation import (
     ChoiceScores,
     Completion,
     CompletionChunk,
+    EmbeddingRequest,
+    Embeddings,
     FinishReason,
     GenerationRequest,
     ScoringRequest,
@@ -33,11 +35,14 @@ def open_gate() -> asyncio.Event:
 class FakeMemberClient:
     """A MemberClient with a script.
 
-    It gives ``probabilities`` (one a choice) or ``text``, or raises ``error``, once its
-    ``gate`` is open. A stream sends ``text`` word by word; the gate stands before the last word.
+    It gives ``probabilities`` (one a choice, or ``probability_by_choice`` whatever the order), ``text`` or ``vectors``
+    (one a text), or raises ``error``, once its ``gate`` is open. A stream sends ``text`` word by word; the gate stands
+    before the last word.
     """
 
     probabilities: tuple[float, ...] = ()
+    probability_by_choice: Mapping[str, float] = field(default_factory=dict)
+    vectors: tuple[tuple[float, ...], ...] = ()
     text: str = ""
     finish_reason: FinishReason = FinishReason.STOP
     error: Exception | None = None
@@ -46,6 +51,7 @@ class FakeMemberClient:
     left: asyncio.Event = field(default_factory=asyncio.Event)
     scorings: list[ScoringRequest] = field(default_factory=list)
     generations: list[GenerationRequest] = field(default_factory=list)
+    embeddings: list[EmbeddingRequest] = field(default_factory=list)
     timeouts_s: list[float] = field(default_factory=list)
     num_under_way: int = 0
     num_cancelled: int = 0
@@ -56,9 +62,11 @@ class FakeMemberClient:
         self.scorings.append(request)
         with self._call(timeout_s):
             await self._pass_gate()
+            known = self.probability_by_choice
+            probabilities = tuple(known[choice] for choice in request.choices) if known else self.probabilities
             return ChoiceScores(
-                logprobs=tuple(map(math.log, self.probabilities)),
-                num_tokens=(1,) * len(self.probabilities),
+                logprobs=tuple(map(math.log, probabilities)),
+                num_tokens=(1,) * len(probabilities),
                 prompt_tokens=len(request.prompt.split()),
             )
 
@@ -92,6 +100,14 @@ class FakeMemberClient:
                     logprob=LOGPROB_PER_TOKEN * num_tokens,
                     finish_reason=self.finish_reason if is_last else None,
                 )
+
+    async def embed(self, request: EmbeddingRequest, *, timeout_s: float) -> Embeddings:
+        """Give the scripted vectors."""
+        self.embeddings.append(request)
+        with self._call(timeout_s):
+            await self._pass_gate()
+            num_tokens = sum(len(text.split()) for text in request.texts)
+            return Embeddings(vectors=self.vectors, prompt_tokens=num_tokens)
 
     async def reports(self, *, timeout_s: float) -> tuple[ReplicaReport, ...]:
         """Report one replica that has answered what this fake has, or raise the error."""

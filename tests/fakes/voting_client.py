@@ -16,6 +16,7 @@ class DecideCall:
     strategy: str
     question: Question
     votes: tuple[Vote, ...]
+    decided_by: DecidedBy
     timeout_s: float
 
 
@@ -27,16 +28,20 @@ class FakeVotingClient:
     is_degraded: bool = False
     calls: list[DecideCall] = field(default_factory=list)
 
-    async def decide(self, strategy: str, question: Question, votes: tuple[Vote, ...], *, timeout_s: float) -> Decision:
+    async def decide(
+        self, strategy: str, question: Question, votes: tuple[Vote, ...], *, decided_by: DecidedBy, timeout_s: float
+    ) -> Decision:
         """Decide for the first ballot."""
-        self.calls.append(DecideCall(strategy=strategy, question=question, votes=votes, timeout_s=timeout_s))
+        self.calls.append(
+            DecideCall(strategy=strategy, question=question, votes=votes, decided_by=decided_by, timeout_s=timeout_s)
+        )
         if self.error is not None:
             raise self.error
         ballots = tuple(vote for vote in votes if isinstance(vote, Ballot))
         return Decision(
             answer=ballots[0].text or "",
             strategy=strategy,
-            decided_by=DecidedBy.ALL,
+            decided_by=decided_by,
             agreement=1.0,
             margin=1.0,
             confidence=None,

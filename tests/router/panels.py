@@ -11,10 +11,13 @@ from ensemble.generation import GenerationParameters
 from ensemble.router.config import LimitsConfig
 from ensemble.router.election import Ensemble
 from ensemble.router.ensemble_router import EnsembleRouter
+from ensemble.router.feedback import OnlineWeights
 from ensemble.router.request import ClassifyRequest, Event, GenerateRequest, VoteOptions
+from ensemble.voting.asking import AskPlan
 from ensemble.voting.ballot import Voter
+from ensemble.voting.calibrated import EnsembleCalibration
 from ensemble.voting.short_answer import AnswerRule
-from ensemble.voting.strategy import Quorum
+from ensemble.voting.strategy import Quorum, SecondRound
 from tests.fakes.member_client import FakeMemberClient
 from tests.fakes.observer import FakeObserver
 from tests.fakes.voting_client import FakeVotingClient
@@ -35,6 +38,9 @@ def build_ensemble(
     quorum: Quorum | None = None,
     fail_without_quorum: bool = False,
     parameters: GenerationParameters | None = None,
+    calibration: EnsembleCalibration | None = None,
+    plan: AskPlan | None = None,
+    assistant_by_round: Mapping[SecondRound, str] | None = None,
 ) -> Ensemble:
     """Make an ensemble whose members are a family each."""
     return Ensemble(
@@ -49,6 +55,9 @@ def build_ensemble(
         fail_without_quorum=fail_without_quorum,
         answer_rule=AnswerRule(),
         parameters=parameters or GenerationParameters(),
+        calibration=calibration,
+        plan=plan,
+        assistant_by_round=assistant_by_round or {},
     )
 
 
@@ -61,10 +70,18 @@ class RouterUnderTest:
     limits: LimitsConfig = field(default_factory=LimitsConfig)
     voting: FakeVotingClient = field(default_factory=FakeVotingClient)
     observer: FakeObserver = field(default_factory=FakeObserver)
+    online: OnlineWeights | None = None
 
     def build(self) -> EnsembleRouter:
         """Make the router."""
-        return EnsembleRouter([self.ensemble], self.clients, self.voting, limits=self.limits, observer=self.observer)
+        return EnsembleRouter(
+            [self.ensemble],
+            self.clients,
+            self.voting,
+            limits=self.limits,
+            observer=self.observer,
+            online=self.online,
+        )
 
 
 def over(clients: Mapping[str, FakeMemberClient], **ensemble: object) -> RouterUnderTest:

@@ -16,6 +16,7 @@ from ensemble.engines.prompt_format import PromptFormat
 from ensemble.router.config import LimitsConfig
 from ensemble.router.election import Ensemble
 from ensemble.router.ensemble_router import EnsembleRouter
+from ensemble.router.feedback import OnlineWeights
 from ensemble.router.ports import ReplicaPicker
 from ensemble.rpc.channels import ChannelCache
 from ensemble.rpc.ensemble_servicer import EnsembleServicer, MemberEntry
@@ -113,6 +114,7 @@ async def endpoint_running(
     ensembles: tuple[Ensemble, ...] = (),
     addresses: Mapping[str, tuple[str, ...]] | None = None,
     limits: LimitsConfig = LIMITS,
+    online: OnlineWeights | None = None,
 ) -> AsyncIterator[Endpoint]:
     """Serve these members; ``addresses`` are tried before a member's own, ``ensembles`` default to one of them all."""
     engines = engines or {"a": build_echo("a"), "b": build_echo("b", seed=1), "c": build_echo("c", seed=2)}
@@ -131,6 +133,7 @@ async def endpoint_running(
             GrpcVotingClient(build_caller(channels, FakeReplicaPicker(addresses=(voting,))), secret=SECRET),
             limits=limits,
             observer=observer,
+            online=online,
         )
         members = {member: MemberEntry(checkpoint="none", client=client) for member, client in clients.items()}
         service = Service(

@@ -260,7 +260,7 @@ class EndsOnce:
         decision = vote_pb2.Decision(answer="yes", decided_by=vote_pb2.DECIDED_BY_ALL)
         return ensemble_service_pb2.ClassifyResponse(decision=decision)
 
-    Generate = StreamGenerate = StreamClassify = ListEnsembles = GetEnsemble = Classify
+    Generate = StreamGenerate = StreamClassify = Feedback = ListEnsembles = GetEnsemble = Classify
 
 
 @pytest.mark.parametrize("code", [grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED])

@@ -25,6 +25,7 @@ RAW_BY_METHOD = {
     "Complete": REQUEST,
     "StreamComplete": text_field(1, REQUEST),
     "Score": pb.ScoreRequest(prompt="one two", choices=["yes", "no"]).SerializeToString(),
+    "Embed": pb.EmbedRequest(texts=["one", "two"]).SerializeToString(),
     "GetStats": b"",
 }
 WRONG: list[Metadata] = [

@@ -127,6 +127,12 @@ BAD = [
     bad("pattern that is none", "answer_rule.pattern", **rule(extract=pb.ANSWER_EXTRACTION_PATTERN, pattern="(")),
     bad("no pattern", "answer_rule.pattern", **rule(extract=pb.ANSWER_EXTRACTION_PATTERN)),
     bad("unknown extraction", "answer_rule.extract", **rule(extract=99)),
+    bad("zero scale", "calibration.kappa", calibration=pb.VoteCalibration(kappa=0.0)),
+    bad("infinite scale", "calibration.kappa", calibration=pb.VoteCalibration(kappa=math.inf)),
+    bad("NaN scale", "calibration.kappa", calibration=pb.VoteCalibration(kappa=math.nan)),
+    bad("too few priors", "calibration.log_priors", calibration=pb.VoteCalibration(kappa=1.0, log_priors=[0.5])),
+    bad("NaN prior", "calibration.log_priors", calibration=pb.VoteCalibration(kappa=1.0, log_priors=[0.5, math.nan])),
+    bad("unknown end of the vote", "decided_by", decided_by=99),
     Bad(name="not UTF-8", raw=text_field(2, text_field(1, b"\xff")), field="panel.member"),
     Bad(name="no message", raw=b"\x07", field="message"),
     bad("over the limit", "message", TOO_LARGE, strategy="x" * MAX_MESSAGE_BYTES),
@@ -205,7 +211,7 @@ async def test_the_client_gets_the_decision_with_its_evidence(address: str) -> N
     async with channels_open() as channels:
         client = GrpcVotingClient(build_caller(channels, FakeReplicaPicker(addresses=(address,))), secret=SECRET)
 
-        decision = await client.decide("mbr", QUESTION, VOTES, timeout_s=20.0)
+        decision = await client.decide("mbr", QUESTION, VOTES, decided_by=DecidedBy.ALL, timeout_s=20.0)
 
     assert decision.answer in {"the cat sat on the mat", "the cat sat on a mat"}
     assert (decision.strategy, decision.decided_by, decision.degraded) == ("mbr", DecidedBy.ALL, True)
@@ -219,9 +225,9 @@ async def test_the_client_raises_the_services_own_errors(address: str) -> None:
         client = GrpcVotingClient(build_caller(channels, FakeReplicaPicker(addresses=(address,))), secret=SECRET)
 
         with pytest.raises(UnknownNameError):
-            await client.decide("dice", QUESTION, VOTES, timeout_s=20.0)
+            await client.decide("dice", QUESTION, VOTES, decided_by=DecidedBy.ALL, timeout_s=20.0)
         with pytest.raises(QuorumError):
-            await client.decide("mbr", QUESTION, VOTES[2:], timeout_s=20.0)
+            await client.decide("mbr", QUESTION, VOTES[2:], decided_by=DecidedBy.DEADLINE, timeout_s=20.0)
 
 
 @pytest.mark.parametrize("addresses", [(), (NOBODY,)])
@@ -231,7 +237,7 @@ async def test_a_service_that_is_away_is_an_error_of_its_own(addresses: tuple[st
         client = GrpcVotingClient(build_caller(channels, picker, pick_timeout_s=0.1), secret=SECRET)
 
         with pytest.raises(VotingUnavailableError):
-            await client.decide("mbr", QUESTION, VOTES, timeout_s=1.0)
+            await client.decide("mbr", QUESTION, VOTES, decided_by=DecidedBy.ALL, timeout_s=1.0)
 
 
 async def test_another_replica_decides_when_one_is_away(address: str) -> None:
@@ -239,7 +245,7 @@ async def test_another_replica_decides_when_one_is_away(address: str) -> None:
         picker = FakeReplicaPicker(addresses=(NOBODY, address))
         client = GrpcVotingClient(build_caller(channels, picker), secret=SECRET)
 
-        decision = await client.decide("mbr", QUESTION, VOTES, timeout_s=20.0)
+        decision = await client.decide("mbr", QUESTION, VOTES, decided_by=DecidedBy.ALL, timeout_s=20.0)
 
     assert decision.answer
     assert picker.picked == [NOBODY, address]

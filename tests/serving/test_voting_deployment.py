@@ -17,6 +17,7 @@ from ensemble.serving.cluster import application_secret
 from ensemble.serving.replica_picker import ServeReplicaPicker
 from ensemble.v1 import member_service_pb2, voting_service_pb2
 from ensemble.voting.ballot import Ballot, Voter
+from ensemble.voting.decision import DecidedBy
 from ensemble.voting.strategy import Question, Quorum
 from tests.rpc.systems import build_caller, channel_to, channels_open
 from tests.rpc.wire import check_facts, read_refusal, send
@@ -51,9 +52,9 @@ async def test_the_voting_service_decides_for_given_texts(system: RunningSystem)
         caller = build_caller(channels, picker_of(system, VOTING), pick_timeout_s=GENEROUS_S)
         client = GrpcVotingClient(caller, secret=application_secret(system.spec.name))
 
-        decision = await client.decide("mbr", QUESTION, BALLOTS, timeout_s=GENEROUS_S)
+        decision = await client.decide("mbr", QUESTION, BALLOTS, decided_by=DecidedBy.ALL, timeout_s=GENEROUS_S)
         with pytest.raises(QuorumError):
-            await client.decide("mbr", QUESTION, (), timeout_s=GENEROUS_S)
+            await client.decide("mbr", QUESTION, (), decided_by=DecidedBy.DEADLINE, timeout_s=GENEROUS_S)
 
     assert decision.answer in TEXTS[:2]
     assert decision.candidates[-1].answer == TEXTS[2]

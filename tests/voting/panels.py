@@ -17,6 +17,7 @@ from ensemble.voting import (
     Voter,
     get_strategy,
 )
+from ensemble.voting.strategy import VoteCalibration
 
 CHOICES = ("red", "green", "blue")
 
@@ -27,6 +28,7 @@ def build_question(
     quorum: Quorum | None = None,
     *,
     families: Sequence[str] = (),
+    calibration: VoteCalibration | None = None,
 ) -> Question:
     """Ask members m0, m1, ..., each its own family unless told otherwise."""
     names = families or [f"f{n}" for n in range(len(weights))]
@@ -34,7 +36,7 @@ def build_question(
         Voter(member=f"m{n}", family=family, weight=weight)
         for n, (weight, family) in enumerate(zip(weights, names, strict=True))
     )
-    return Question(panel=panel, quorum=quorum or Quorum(), choices=choices)
+    return Question(panel=panel, quorum=quorum or Quorum(), choices=choices, calibration=calibration)
 
 
 def count(strategy: str, question: Question, votes: Iterable[Vote]) -> Tally:

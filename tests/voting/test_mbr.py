@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -12,6 +14,7 @@ from sacrebleu.metrics.chrf import CHRF
 from ensemble.errors import InvalidRequestError
 from ensemble.voting import DecidedBy
 from ensemble.voting.mbr import build_chrf
+from ensemble.voting.strategy import Evidence
 from tests.voting.panels import build_question, count, decide, text
 
 TEXTS = (
@@ -102,3 +105,38 @@ def test_mbr_refuses_choices_and_negative_weights() -> None:
         count("mbr", build_question([1.0]), [])
     with pytest.raises(InvalidRequestError, match="negative weights"):
         count("mbr", build_question([1.0, -0.1], ()), [])
+
+
+@settings(max_examples=150, deadline=None)
+@given(data=st.data())
+def test_embeddings_and_the_mix_maximise_their_expected_utility(data: st.DataObject) -> None:
+    num = data.draw(st.integers(2, 4))
+    weights = data.draw(st.lists(st.sampled_from([0.5, 1.0, 2.0]), min_size=num, max_size=num))
+    number = st.floats(-1.0, 1.0, allow_subnormal=False)
+    rows = st.lists(number, min_size=3, max_size=3).filter(lambda row: np.linalg.norm(row) > 0.01).map(tuple)
+    vectors = tuple(data.draw(st.lists(rows, min_size=num, max_size=num)))
+    question = replace(build_question(weights, ()), evidence=Evidence(texts=TEXTS[:num], embeddings=vectors))
+    votes = [text(n, words) for n, words in enumerate(TEXTS[:num])]
+    units = np.array(vectors) / np.linalg.norm(vectors, axis=1, keepdims=True)
+    by_embedding = (1 + units @ units.T) / 2
+    by_chrf = np.array([[CHRF().sentence_score(a, [b]).score / 100 for b in TEXTS[:num]] for a in TEXTS[:num]])
+    shares = np.array(weights) / sum(weights)
+
+    decisions = {name: decide(name, question, votes) for name in ("mbr_embedding", "mbr_mix")}
+
+    for name, utility in (("mbr_embedding", by_embedding), ("mbr_mix", (by_embedding + by_chrf) / 2)):
+        expected = dict(zip(TEXTS, utility @ shares, strict=False))
+        weight_by_answer = {candidate.answer: candidate.weight for candidate in decisions[name].candidates}
+        assert weight_by_answer == pytest.approx(expected)
+        assert weight_by_answer[decisions[name].answer] == pytest.approx(max(expected.values()))
+
+
+def test_embeddings_see_what_characters_do_not() -> None:
+    words = ("It will rain.", "Showers are coming.", "It will run.")
+    vectors = ((1.0, 0.1), (1.0, 0.0), (0.0, 1.0))
+    question = replace(build_question([1.0] * 3, ()), evidence=Evidence(texts=words, embeddings=vectors))
+    votes = [text(n, sentence) for n, sentence in enumerate(words)]
+
+    answers = {name: decide(name, question, votes).candidates[-1].answer for name in ("mbr", "mbr_embedding")}
+
+    assert answers == {"mbr": "Showers are coming.", "mbr_embedding": "It will run."}

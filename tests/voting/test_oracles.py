@@ -1,17 +1,21 @@
-"""scikit-learn's VotingClassifier says the same, on random votes of fixed classifiers."""
+"""scikit-learn, pref-voting and crowd-kit say the same, on random votes."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 import pytest
-from sklearn.base import BaseEstimator, ClassifierMixin  # type: ignore[import-untyped]
-from sklearn.ensemble import VotingClassifier  # type: ignore[import-untyped]
-from sklearn.preprocessing import LabelEncoder  # type: ignore[import-untyped]
+from crowdkit.aggregation import MajorityVote
+from pref_voting.profiles import Profile
+from pref_voting.scoring_methods import borda, plurality
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.ensemble import VotingClassifier
+from sklearn.preprocessing import LabelEncoder
 
 from ensemble.voting import Ballot
-from tests.voting.panels import build_question, decide
+from tests.voting.panels import build_question, decide, hard
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -71,3 +75,44 @@ def test_scikit_learn_agrees(strategy: str, voting: str, is_weighted: bool, seed
     ]
 
     assert ours == sklearn_answers(tables, weights if is_weighted else None, voting)
+
+
+def random_profiles(seed: int, num_voters: int) -> list[list[list[int]]]:
+    rng = np.random.default_rng(seed)
+    return [[list(map(int, rng.permutation(len(LABELS)))) for _ in range(num_voters)] for _ in range(100)]
+
+
+@pytest.mark.parametrize(("strategy", "oracle"), [("borda", borda), ("majority", plurality)])
+@pytest.mark.parametrize("num_voters", [3, 4, 7])
+def test_pref_voting_agrees(strategy: str, oracle: Any, num_voters: int) -> None:
+    for rankings in random_profiles(num_voters, num_voters):
+        # The places of the choices in the ranking, as probabilities: 4, 3, 2 and 1 tenths.
+        ballots = [
+            Ballot(member=f"m{n}", probabilities=tuple((len(LABELS) - ranking.index(y)) / 10 for y in range(4)))
+            for n, ranking in enumerate(rankings)
+        ]
+
+        decision = decide(strategy, build_question([1.0] * num_voters, LABELS), ballots)
+
+        winners = [LABELS[y] for y in oracle(Profile(rankings))]
+        best = decision.candidates[0].weight
+        tied = {candidate.answer for candidate in decision.candidates if candidate.weight == best}
+        assert tied == set(winners)
+        assert decision.answer in winners
+
+
+@pytest.mark.filterwarnings("ignore:The inplace keyword")  # crowd-kit's use of pandas
+def test_crowd_kit_agrees_on_majorities() -> None:
+    rng = np.random.default_rng(5)
+    votes = rng.integers(0, len(LABELS), (200, 5))
+    frame = pd.DataFrame(
+        [(item, f"m{n}", LABELS[vote]) for item, row in enumerate(votes) for n, vote in enumerate(row)],
+        columns=["task", "worker", "label"],
+    )
+
+    theirs = MajorityVote().fit_predict_proba(frame)
+
+    for item, row in enumerate(votes):
+        ours = decide("majority", build_question([1.0] * 5, LABELS), [hard(n, LABELS[y]) for n, y in enumerate(row)])
+        assert ours.agreement == pytest.approx(theirs.loc[item].max())
+        assert theirs.loc[item][ours.answer] == pytest.approx(ours.agreement)

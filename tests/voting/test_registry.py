@@ -9,18 +9,30 @@ from ensemble.voting import STRATEGY_NAMES, Task, get_strategy, task_of
 
 
 def test_every_name_finds_its_strategy() -> None:
-    assert STRATEGY_NAMES == ("weighted_vote", "majority", "soft_vote", "mbr")
+    assert STRATEGY_NAMES[:7] == (
+        "weighted_vote",
+        "majority",
+        "soft_vote",
+        "log_pool",
+        "borda",
+        "stacking",
+        "field_vote",
+    )
     assert [get_strategy(name).name for name in STRATEGY_NAMES] == list(STRATEGY_NAMES)
-    assert [name for name in STRATEGY_NAMES if get_strategy(name).is_heavy] == ["mbr"]
+    assert len(set(STRATEGY_NAMES)) == len(STRATEGY_NAMES)
+
+
+def test_a_second_round_is_never_light() -> None:
+    two_rounds = [get_strategy(name) for name in STRATEGY_NAMES if get_strategy(name).second_round]
+
+    assert all(strategy.is_heavy for strategy in two_rounds)
 
 
 def test_an_unknown_name_is_refused_with_the_known_ones() -> None:
     with pytest.raises(UnknownNameError) as caught:
         get_strategy("coin_toss")
 
-    assert str(caught.value) == (
-        "strategy: there is no strategy 'coin_toss'; use one of weighted_vote, majority, soft_vote, mbr"
-    )
+    assert str(caught.value) == f"strategy: there is no strategy 'coin_toss'; use one of {', '.join(STRATEGY_NAMES)}"
 
 
 @pytest.mark.parametrize(
@@ -29,6 +41,10 @@ def test_an_unknown_name_is_refused_with_the_known_ones() -> None:
         ("weighted_vote", Task.CHOICE, Task.SHORT_ANSWER),
         ("majority", Task.CHOICE, Task.SHORT_ANSWER),
         ("soft_vote", Task.CHOICE, None),
+        ("log_pool", Task.CHOICE, None),
+        ("borda", Task.CHOICE, None),
+        ("stacking", Task.CHOICE, None),
+        ("field_vote", None, Task.SHORT_ANSWER),
         ("mbr", None, Task.FREE_TEXT),
     ],
 )

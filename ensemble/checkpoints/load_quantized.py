@@ -1,4 +1,4 @@
-"""Loading a checkpoint with 8-bit weights without ever unpacking it in memory."""
+"""Loading a checkpoint with 8-bit or 4-bit weights without ever unpacking it in memory."""
 
 from __future__ import annotations
 
@@ -8,36 +8,43 @@ import torch
 from accelerate import init_empty_weights  # type: ignore[import-untyped]
 from safetensors.torch import load_file
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig
 
 from ensemble.checkpoints.folder import find_weight_files
+from ensemble.checkpoints.int4_format import is_int4, read_int4_layers
+from ensemble.checkpoints.int4_linear import Int4Linear
 from ensemble.checkpoints.int8_format import read_int8_ignore, unpack_tensors
 from ensemble.checkpoints.int8_linear import Int8Linear
 from ensemble.checkpoints.layer_names import is_ignored
 from ensemble.errors import CheckpointError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from torch import Tensor
     from transformers import PreTrainedModel
 
 
-def load_int8_model(folder: Path, quantization: object, dtype: torch.dtype) -> PreTrainedModel:
-    """Build the model without memory for its weights, put 8-bit layers in, then read the weights into it.
+def load_quantized_model(folder: Path, quantization: object, dtype: torch.dtype, *, auto_class: Any) -> PreTrainedModel:
+    """Build the model without memory for its weights, put quantised layers in, then read the weights into it.
 
     Raises:
         CheckpointError: the weights are quantised in another way, or do not fit the config.
     """
-    ignore = read_int8_ignore(str(folder), quantization)
+    has_int4 = is_int4(quantization)
+    int4_layers = read_int4_layers(str(folder), quantization) if has_int4 else {}
+    ignore = () if has_int4 else read_int8_ignore(str(folder), quantization)
     config = AutoConfig.from_pretrained(folder, local_files_only=True)
     del config.quantization_config
     # Buffers stay real: rotary frequencies are computed, not stored.
     with init_empty_weights(include_buffers=False):
-        build: Any = AutoModelForCausalLM.from_config
-        model: PreTrainedModel = build(config, dtype=dtype)
-        place_int8_layers(model, ignore=ignore)
-    tensors = _read_tensors(folder, dtype)
+        model: PreTrainedModel = auto_class.from_config(config, dtype=dtype)
+        if has_int4:
+            place_int4_layers(model, int4_layers, where=str(folder))
+        else:
+            place_int8_layers(model, ignore=ignore)
+    tensors = _read_tensors(folder, dtype, is_packed_int8=not has_int4)
     expected = set(model.state_dict()) - set(model.all_tied_weights_keys)
     if odd := sorted(expected.symmetric_difference(tensors)):
         raise CheckpointError(
@@ -46,6 +53,23 @@ def load_int8_model(folder: Path, quantization: object, dtype: torch.dtype) -> P
     model.load_state_dict(tensors, strict=False, assign=True)
     model.tie_weights()
     return model
+
+
+def place_int4_layers(model: nn.Module, group_size_by_layer: Mapping[str, int], *, where: str) -> None:
+    """Put an empty ``Int4Linear`` in the place of every layer that is named.
+
+    Raises:
+        CheckpointError: the model has no such linear layer, or its groups do not fit.
+    """
+    modules = dict(model.named_modules())
+    for name, group_size in group_size_by_layer.items():
+        layer = modules.get(name)
+        if not isinstance(layer, nn.Linear) or layer.in_features % group_size:
+            raise CheckpointError(
+                where, f"{name} is no linear layer in groups of {group_size}", "give a whole checkpoint"
+            )
+        empty = Int4Linear(layer.in_features, layer.out_features, group_size=group_size, bias=layer.bias is not None)
+        model.set_submodule(name, empty)
 
 
 def place_int8_layers(model: nn.Module, *, ignore: tuple[str, ...]) -> list[str]:
@@ -59,12 +83,12 @@ def place_int8_layers(model: nn.Module, *, ignore: tuple[str, ...]) -> list[str]
     return names
 
 
-def _read_tensors(folder: Path, dtype: torch.dtype) -> dict[str, Tensor]:
+def _read_tensors(folder: Path, dtype: torch.dtype, *, is_packed_int8: bool) -> dict[str, Tensor]:
     tensors: dict[str, Tensor] = {}
     for path in find_weight_files(folder):
         tensors |= load_file(path)
     # Scales stay float32: they are few, and rounding them would shift whole rows.
     return {
         name: tensor.to(dtype) if tensor.is_floating_point() and not name.endswith(".weight_scale") else tensor
-        for name, tensor in unpack_tensors(tensors).items()
+        for name, tensor in (unpack_tensors(tensors) if is_packed_int8 else tensors).items()
     }

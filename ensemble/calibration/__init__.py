@@ -1,0 +1,1 @@
+"""From labelled ballots to weights, calibrated confidence, certificates, and the panel that pays off."""

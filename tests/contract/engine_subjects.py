@@ -1,0 +1,52 @@
+"""The engines that the contract is checked on."""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ensemble.engines.config import EchoEngineConfig, EmbeddedEngineConfig, EngineConfig
+from ensemble.engines.load import build_engine
+from ensemble.engines.prompt_format import PromptFormat
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+    from ensemble.engines.engine import Engine
+
+# Far more than is decoded before an abort arrives.
+MANY_TOKENS = 3000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Subject:
+    """One engine under test, and a prompt that it answers with MANY_TOKENS tokens."""
+
+    checkpoint: str
+    config: Callable[[int, int], EngineConfig]
+    long_prompt: str
+
+    @asynccontextmanager
+    async def running(self, *, max_batch: int = 8, max_waiting: int = 64) -> AsyncIterator[Engine]:
+        """Run the engine with that many places, and queue places."""
+        engine = build_engine(
+            self.config(max_batch, max_waiting), checkpoint=self.checkpoint, member="m", prompt_format=PromptFormat()
+        )
+        await engine.start()
+        try:
+            yield engine
+        finally:
+            await engine.close()
+
+
+def echo_config(max_batch: int, max_waiting: int) -> EngineConfig:
+    """Make an echo engine's options."""
+    return EchoEngineConfig(max_waiting=max_batch + max_waiting)
+
+
+def embedded_config(max_batch: int, max_waiting: int) -> EngineConfig:
+    """Make an embedded engine's options, with steps that are small."""
+    return EmbeddedEngineConfig(
+        device="cpu", threads=1, max_batch=max_batch, max_waiting=max_waiting, max_context=4096, max_step_tokens=64
+    )

@@ -1,0 +1,187 @@
+"""An evaluation that is killed at random points and resumed ends as if nothing had happened."""
+
+from __future__ import annotations
+
+import json
+import random
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from ensemble.calibration.ballot_store import BALLOTS_FILE, JOURNAL_FILE
+from tests.cli.specs import write_spec
+
+DELAY_S_BY_MEMBER = {"fast": 0.01, "middling": 0.05, "slow": 0.25}
+MEMBERS = tuple(DELAY_S_BY_MEMBER)
+QUICK = {"fast", "middling"}
+NUM_ITEMS = 36
+CONCURRENCY = 3
+NUM_KILLS = 3
+TIMEOUT_S = 120.0
+SPEC = f"""
+version: 1
+members:
+{"".join(f"  - {{name: {name}, family: family-{name}, engine: {{type: echo}}}}" + chr(10) for name in MEMBERS)}
+ensembles:
+  - {{name: default, members: [{", ".join(MEMBERS)}]}}
+"""
+ENDPOINT = """
+import asyncio, json, sys
+from tests.rpc.systems import build_echo, endpoint_running
+
+async def serve():
+    delays = json.loads(sys.argv[1])
+    engines = {name: build_echo(name, seed=n, delay_s=delays[name]) for n, name in enumerate(delays)}
+    async with endpoint_running(engines) as endpoint:
+        print(endpoint.address, flush=True)
+        while await asyncio.to_thread(sys.stdin.readline):
+            finished = {name: engine.stats().finished_requests for name, engine in engines.items()}
+            print(json.dumps(finished), flush=True)
+
+asyncio.run(serve())
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """Three echo members in a process of their own, which tells their counters when it gets a line."""
+
+    process: subprocess.Popen[str]
+    address: str
+
+    def finished_requests(self) -> Counter[str]:
+        """Read how many requests each member's engine has finished."""
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.write("\n")
+        self.process.stdin.flush()
+        return Counter(json.loads(self.process.stdout.readline()))
+
+
+@pytest.fixture
+def endpoint() -> Iterator[Endpoint]:
+    """Serve until the test is over; the process ends with its stdin."""
+    with subprocess.Popen(  # noqa: S603 - our own program
+        [sys.executable, "-c", ENDPOINT, json.dumps(DELAY_S_BY_MEMBER)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        yield Endpoint(process, process.stdout.readline().strip())
+        process.communicate()
+
+
+def write_items(folder: Path) -> Path:
+    path = folder / "items.jsonl"
+    lines = (
+        {"id": f"q{n}", "prompt": f"Question {n}?", "choices": ["red", "green", "blue"], "answer": n % 3}
+        for n in range(NUM_ITEMS)
+    )
+    path.write_text("".join(f"{json.dumps(line)}\n" for line in lines), "utf-8")
+    return path
+
+
+def begin(spec: Path, items: Path, out: Path, endpoint: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "ensemble.cli", "evaluate", str(spec), str(items), "--out", str(out)]
+    return subprocess.Popen(  # noqa: S603 - our own program
+        [*command, "--endpoint", endpoint, "--concurrency", str(CONCURRENCY)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def finish(process: subprocess.Popen[str]) -> None:
+    told, _ = process.communicate(timeout=TIMEOUT_S)
+    assert process.returncode == 0, told
+
+
+def stored_pairs(folder: Path) -> list[tuple[str, str]]:
+    """Read which member's vote on which item the journal has, leaving out a line that is being written."""
+    journal = folder / JOURNAL_FILE
+    whole, _, _ = journal.read_bytes().rpartition(b"\n") if journal.exists() else (b"", b"", b"")
+    return [(line["id"], line["member"]) for line in map(json.loads, whole.splitlines())]
+
+
+def members_by_open_item(pairs: list[tuple[str, str]]) -> dict[str, set[str]]:
+    """Give who has voted on the items on which somebody has not."""
+    voted: dict[str, set[str]] = {}
+    for item, member in pairs:
+        voted.setdefault(item, set()).add(member)
+    return {item: members for item, members in voted.items() if len(members) < len(MEMBERS)}
+
+
+def has_votes(pairs: list[tuple[str, str]], *, num_votes: float) -> bool:
+    """Say whether so many votes are stored."""
+    return len(pairs) >= num_votes
+
+
+def waits_for_the_slow_one(pairs: list[tuple[str, str]], *, left: set[str]) -> bool:
+    """Say whether all items under way lack the slow one's vote alone, and none is among those ``left`` before."""
+    open_items = members_by_open_item(pairs)
+    return list(open_items.values()) == [QUICK] * CONCURRENCY and not left & set(open_items)
+
+
+def kill_when(is_time: Callable[[list[tuple[str, str]]], bool], folder: Path, process: subprocess.Popen[str]) -> None:
+    """Kill a process once what it has stored is so."""
+    until_s = time.monotonic() + TIMEOUT_S
+    while not is_time(stored_pairs(folder)):
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < until_s
+        time.sleep(0.001)  # its journal is all that another process has to go by
+    process.kill()
+    process.communicate()
+
+
+@pytest.mark.timeout(300)
+def test_an_evaluation_killed_three_times_ends_with_the_same_ballots_and_asks_only_who_was_being_asked(
+    endpoint: Endpoint, tmp_path: Path
+) -> None:
+    generator = random.Random(time.time_ns())
+    spec, items = write_spec(tmp_path, SPEC), write_items(tmp_path)
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    finish(begin(spec, items, whole, endpoint.address))
+    before = endpoint.finished_requests()
+
+    most_again: Counter[str] = Counter()
+    for kill in range(NUM_KILLS):
+        num_wanted = (kill + generator.random()) * NUM_ITEMS * len(MEMBERS) / (NUM_KILLS + 1) + 1
+        process = begin(spec, items, killed, endpoint.address)
+        kill_when(partial(has_votes, num_votes=num_wanted), killed, process)
+        open_items = members_by_open_item(stored_pairs(killed)).values()
+        # Of the items under way, whoever's vote is stored was not being asked.
+        most_again.update({name: CONCURRENCY - sum(name in voted for voted in open_items) for name in MEMBERS})
+    finish(begin(spec, items, killed, endpoint.address))
+
+    again = endpoint.finished_requests()
+    again.subtract(before)
+    again.subtract(dict.fromkeys(MEMBERS, NUM_ITEMS))
+    assert before == dict.fromkeys(MEMBERS, NUM_ITEMS)
+    assert Counter(stored_pairs(killed)) == Counter((f"q{n}", name) for n in range(NUM_ITEMS) for name in MEMBERS)
+    assert (killed / BALLOTS_FILE).read_bytes() == (whole / BALLOTS_FILE).read_bytes()
+    assert all(0 <= again[name] <= most_again[name] for name in MEMBERS), (again, most_again)
+
+
+@pytest.mark.timeout(300)
+def test_members_that_answered_before_a_kill_are_not_asked_again_because_another_had_not(
+    endpoint: Endpoint, tmp_path: Path
+) -> None:
+    spec, items, out = write_spec(tmp_path, SPEC), write_items(tmp_path), tmp_path / "out"
+    for _ in range(NUM_KILLS):
+        # What the kill before left is open, too: it must be asked of the slow one first.
+        left = set(members_by_open_item(stored_pairs(out)))
+        process = begin(spec, items, out, endpoint.address)
+        kill_when(partial(waits_for_the_slow_one, left=left), out, process)
+    finish(begin(spec, items, out, endpoint.address))
+
+    finished = endpoint.finished_requests()
+    assert {name: finished[name] for name in QUICK} == dict.fromkeys(QUICK, NUM_ITEMS)
+    assert NUM_ITEMS <= finished["slow"] <= NUM_ITEMS + NUM_KILLS * CONCURRENCY
