@@ -26,7 +26,7 @@ from ensemble.calibration.manifest import (
     save_manifest,
 )
 from ensemble.calibration.vote_rows import vote_from_row, vote_to_row
-from ensemble.calibration.whole_file import disk_watched, write_whole
+from ensemble.calibration.whole_file import write_whole
 from ensemble.errors import ConfigError
 from ensemble.voting.ballot import Vote
 
@@ -112,9 +112,8 @@ class BallotStore:
             for item in one.items
             for vote in self._journal.votes_on((one.name, item.item_id))
         ]
-        with disk_watched(self.folder):
-            write_whole(self.folder / BALLOTS_FILE, _table_bytes(rows, _ballot_schema()))
-            write_whole(self.folder / TIMINGS_FILE, _table_bytes(rows, _timing_schema()))
+        write_whole(self.folder / BALLOTS_FILE, _table_bytes(rows, _ballot_schema()))
+        write_whole(self.folder / TIMINGS_FILE, _table_bytes(rows, _timing_schema()))
 
 
 def open_store(folder: Path, manifest: EvaluationManifest, item_sets: Sequence[ItemSet]) -> BallotStore:

@@ -250,10 +250,7 @@ def save_calibration(calibration: Calibration, path: Path) -> None:
         ConfigError: it cannot be written there.
     """
     text = json.dumps(calibration.model_dump(mode="json"), indent=2, sort_keys=True, ensure_ascii=False) + "\n"
-    try:
-        write_whole(path, text.encode())
-    except OSError as error:
-        raise ConfigError(str(path), f"it cannot be written ({error.strerror})", "give a folder to write to") from error
+    write_whole(path, text.encode())
 
 
 def check_fits(

@@ -69,10 +69,17 @@ def calibrate(  # noqa: PLR0913 - a command's options are its arguments
     with threadpool_limits(1), stderr_console().status(doing):
         calibration = fit_calibration(votes.items, votes.voters, options=options)
     save_calibration(calibration, out)
+    print_calibration(calibration, votes.strategy)
+    written = f"\n{out}: calibration {calibration.digest} of {calibration.num_items} items"
+    stdout_console().print(written, style="dim", markup=False)
+
+
+def print_calibration(calibration: Calibration, strategy: str) -> None:
+    """Print what was learned, and whether it pays off; ``strategy`` is the spec's."""
     console = stdout_console()
-    told = dict.fromkeys((votes.strategy, calibration.gate.strategy))
+    told = dict.fromkeys((strategy, calibration.gate.strategy))
     for table in (
-        draw_members(calibration, votes.strategy),
+        draw_members(calibration, strategy),
         draw_strategies(calibration),
         draw_sure_answers(calibration),
         draw_stages(calibration, [name for name in told if name in calibration.strategies]),
@@ -84,9 +91,6 @@ def calibrate(  # noqa: PLR0913 - a command's options are its arguments
         console.print(line, style="bold yellow", markup=False, soft_wrap=True)
     style = "bold green" if calibration.gate.is_gain_claimed else "bold red"
     console.print(f"{printable(calibration.gate.sentence)}", style=style, markup=False, soft_wrap=True)
-    console.print(
-        f"\n{out}: calibration {calibration.digest} of {calibration.num_items} items", style="dim", markup=False
-    )
 
 
 def draw_members(calibration: Calibration, strategy: str) -> Table:

@@ -87,10 +87,10 @@ def select(  # noqa: PLR0913 - a command's options are its arguments
     remarks = (*remarks, *remark)
     try:
         out.mkdir(parents=True, exist_ok=True)
-        save_chosen_spec(spec, votes, lineup, calibration, risk=risk, folder=out)
-        save_selection(selection, out, ensemble=votes.ensemble.name, remarks=remarks)
     except OSError as error:
         raise ConfigError(str(out), f"it cannot be written ({error.strerror})", "give another --out") from error
+    save_chosen_spec(spec, votes, lineup, calibration, risk=risk, folder=out)
+    save_selection(selection, out, ensemble=votes.ensemble.name, remarks=remarks)
     show_selection(selection, stdout_console(), remarks=remarks)
     stdout_console().print(f"\nwritten: {out}/report.html, pareto.png, figures.json, spec.yaml", markup=False)
 
