@@ -34,7 +34,7 @@ protos: $(VENV)/.installed
 $(VENV)/.installed: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check "uv>=0.9"
-	$(BIN)/uv pip install --python $(BIN)/python $(FIND_LINKS) --compile-bytecode -e ".[embedded,calibration,demo,dev]"
+	$(BIN)/uv pip install --python $(BIN)/python $(FIND_LINKS) --compile-bytecode -e ".[embedded,calibration,batch,demo,dev]"
 	touch $@
 
 clean:

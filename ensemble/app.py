@@ -24,7 +24,7 @@ from ensemble.serving.cluster import (
     run_application,
 )
 from ensemble.serving.feedback_store import end_keepers
-from ensemble.spec_file import load_calibrations, load_spec
+from ensemble.spec_file import load_calibrations, load_spec, parse_spec
 
 ONE_LOOP = {"RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "0", "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0"}
 """The router's server and Serve's choice of replicas share one event loop: a second costs a thread switch a call."""
@@ -62,6 +62,7 @@ def build_application(spec: Spec, secret: str) -> Application:
         start=partial(start_router, spec, calibrations, secret),
         replicas=spec.router.replicas,
         resources=ResourcesConfig(cpus=spec.router.cpus),
+        max_per_node=spec.router.max_per_node,
         env_vars=ONE_LOOP,
     )
     return bind_application(router, called, spec.serving)
@@ -74,8 +75,14 @@ def _version(spec: Spec, secret: str, part: str) -> str:
 
 
 def application(args: Mapping[str, Any]) -> Application:
-    """Build the application of ``args["spec"]``, a path: what a Serve config's ``import_path`` names."""
-    spec = load_spec(Path(args["spec"]))
+    """Build the application of ``args["spec"]``: what a Serve config's ``import_path`` names.
+
+    The spec is a path on every node, or the spec itself: Serve takes a changed config in place, and a path stays the
+    same when its file changes.
+    """
+    given = args["spec"]
+    is_inline = isinstance(given, Mapping)
+    spec = parse_spec(given, source="args.spec", folder=Path.cwd()) if is_inline else load_spec(Path(given))
     return build_application(spec, application_secret(spec.name))
 
 

@@ -79,6 +79,15 @@ class RouterConfig(BaseModel):
     host: str = Field(default="127.0.0.1", description="0.0.0.0 listens on every address")
     port: int = Field(default=9000, ge=1, le=65_535, description="replicas on one node share it")
     replicas: int = Field(default=1, ge=1, le=1_000)
+    max_per_node: int = Field(
+        default=0,
+        ge=0,
+        le=100,
+        description="replicas on one node at most; 0 is no bound; with one, updates end replicas before new ones start",
+    )
+    notice_s: float = Field(
+        default=0.0, ge=0.0, le=60.0, description="a replica that ends takes new calls so long after health says so"
+    )
     cpus: float = Field(default=0.0, ge=0.0, allow_inf_nan=False)
 
 

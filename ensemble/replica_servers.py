@@ -99,6 +99,7 @@ class RouterServer:
     observer: ServeObserver
     readiness: asyncio.Task[None]
     online: OnlineWeights | None = None
+    notice_s: float = 0.0
 
     @property
     def port(self) -> int:
@@ -117,7 +118,7 @@ class RouterServer:
     async def stop(self, *, grace_s: float) -> None:
         """Drain, then let go of the members."""
         self.readiness.cancel()
-        await self.server.stop(grace_s=grace_s)
+        await self.server.stop(grace_s=grace_s, notice_s=self.notice_s)
         if self.online is not None:
             await self.online.stop(grace_s=AUDIT_GRACE_S)
         self.observer.flush()
@@ -187,9 +188,17 @@ async def start_router(
         servicer=EnsembleServicer(router, members),
     )
     server = GrpcServer([service], max_message_bytes=spec.limits.max_message_bytes)
-    await server.start(spec.router.host, spec.router.port, is_ready=False)
+    # Who is found by asking Serve alone needs no address that was known before.
+    await server.start(spec.router.host or place.node_ip, spec.router.port, is_ready=False)
     readiness = asyncio.create_task(_announce(server, spec, place), name="readiness")
-    return RouterServer(channels=channels, server=server, observer=observer, readiness=readiness, online=online)
+    return RouterServer(
+        channels=channels,
+        server=server,
+        observer=observer,
+        readiness=readiness,
+        online=online,
+        notice_s=spec.router.notice_s,
+    )
 
 
 def _online_weights(spec: Spec, secret: str) -> OnlineWeights | None:

@@ -180,6 +180,8 @@ def _place(location: tuple[int | str, ...]) -> str:
 
 
 def _problem(problem: Any) -> str:
+    if problem["loc"] == ("version",) and problem["type"] == "literal_error":
+        return f"it is {problem['input']!r}, and this program reads {problem['ctx']['expected']} (see CHANGELOG.md)"
     if problem["type"] != "extra_forbidden":
         message = str(problem["msg"]).removeprefix("Value error, ")
         return f"{message[0].lower()}{message[1:]}"

@@ -26,6 +26,7 @@ COMMANDS: dict[str, list[str]] = {
     "buf lint": [str(BIN / "buf"), "lint", "protos"],
     "buf format": [str(BIN / "buf"), "format", "--diff", "--exit-code", "protos"],
     "yamllint": [str(BIN / "yamllint"), "--strict", "."],
+    "hadolint": [str(BIN / "hadolint"), "deploy/Dockerfile"],
 }
 
 

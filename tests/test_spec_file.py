@@ -222,3 +222,12 @@ def test_the_schema_describes_every_key_of_a_member() -> None:
     assert schema["$schema"] == "https://json-schema.org/draft/2020-12/schema"
     assert schema["$defs"]["MemberConfig"]["additionalProperties"] is False
     assert {"name", "family", "checkpoint", "engine", "weight"} <= set(schema["$defs"]["MemberConfig"]["properties"])
+
+
+def test_a_spec_of_another_version_is_told_which_one_is_read(tmp_path: Path) -> None:
+    text = (
+        "version: 0\nmembers: [{name: a, family: x, engine: {type: echo}}]\nensembles: [{name: default, members: [a]}]"
+    )
+
+    with pytest.raises(ConfigError, match="version: it is 0, and this program reads 1"):
+        load(tmp_path, text)

@@ -79,7 +79,7 @@ async def ask_all(
             tasks = [group.create_task(work.run(pending)) for _ in range(schedule.concurrency)]
     except* EnsembleError as failures:
         # All failed for the endpoint's one reason; a group would hide the sentence.
-        raise _first(failures) from failures
+        raise first_of(failures) from failures
     return sum(task.result() for task in tasks)
 
 
@@ -104,8 +104,8 @@ class _Work:
         for _ in range(MAX_ATTEMPTS - 1):
             try:
                 return await self._ask_missing(key, item)
-            except (OverloadedError, VotingUnavailableError, EndpointError) as error:
-                if isinstance(error, EndpointError) and error.status not in _PASSING_STATUSES:
+            except EnsembleError as error:
+                if not is_passing(error):
                     raise
             await self.schedule.sleep(pause_s)
             pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
@@ -128,13 +128,21 @@ class _Work:
             raise _unfit(f"it did not ask {', '.join(silent)}")
 
 
+def is_passing(error: EnsembleError) -> bool:
+    """Say whether asking again may help: the endpoint is full, away, or was cut off."""
+    if isinstance(error, EndpointError):
+        return error.status in _PASSING_STATUSES
+    return isinstance(error, OverloadedError | VotingUnavailableError)
+
+
 def _unfit(problem: str) -> ConfigError:
     return ConfigError(
         "the endpoint", problem, "serve the spec's ensemble without asking in stages, or leave --endpoint out"
     )
 
 
-def _first(failures: BaseExceptionGroup[EnsembleError]) -> EnsembleError:
+def first_of(failures: BaseExceptionGroup[EnsembleError]) -> EnsembleError:
+    """Give the first error of a group, whose tasks failed for one reason."""
     error: BaseException = failures
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]

@@ -26,8 +26,8 @@ from ensemble.calibration.manifest import (
     save_manifest,
 )
 from ensemble.calibration.vote_rows import vote_from_row, vote_to_row
-from ensemble.calibration.whole_file import write_whole
 from ensemble.errors import ConfigError
+from ensemble.files.whole_file import write_whole
 from ensemble.voting.ballot import Vote
 
 if TYPE_CHECKING:

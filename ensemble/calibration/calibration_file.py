@@ -11,8 +11,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from ensemble.calibration.whole_file import write_whole
 from ensemble.errors import ConfigError
+from ensemble.files.whole_file import write_whole
 from ensemble.voting.calibrated import EnsembleCalibration, MemberCalibration, StrategyCalibration
 from ensemble.voting.strategy import Certificate
 

@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import codecs
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
 
 from ensemble.calibration.items import LabelledItem
 from ensemble.errors import ConfigError, InvalidRequestError
+from ensemble.files.json_line import SomeText, explain, parse_object
 from ensemble.voting.short_answer import normalise_answer
 
 MAX_TOLD = 20
 """Problems told one by one; the rest is counted."""
 
-_Text = Annotated[str, StringConstraints(pattern=r"\S")]
 Check = Callable[[LabelledItem], None]
 """Raises InvalidRequestError for an item that the ensemble would refuse."""
 
@@ -29,11 +28,11 @@ class _ItemLine(BaseModel):
 
     model_config = ConfigDict(strict=True, extra="ignore")
 
-    id: _Text | None = None
-    prompt: _Text
-    choices: list[_Text] = []
+    id: SomeText | None = None
+    prompt: SomeText
+    choices: list[SomeText] = []
     answer: int | None = None
-    reference: _Text | None = Field(default=None, validation_alias=AliasChoices("reference", "target"))
+    reference: SomeText | None = Field(default=None, validation_alias=AliasChoices("reference", "target"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -173,7 +172,7 @@ class _LineReader:
             if self._check:
                 self._check(item)
         except ValidationError as error:
-            return _one_line(error)
+            return explain(error)
         except InvalidRequestError as error:
             return f"{error.field}: {error.problem}"
         except ValueError as error:
@@ -193,20 +192,7 @@ class _LineReader:
 
 
 def _parse_line(raw: bytes, number: int) -> LabelledItem:
-    if number == 1 and raw.startswith(codecs.BOM_UTF8):
-        raise ValueError("the file begins with a byte order mark; save it as UTF-8 without one")
-    if not raw.strip():
-        raise ValueError("it is blank")
-    try:
-        data = json.loads(raw.decode(), object_pairs_hook=_unique_keys)
-    except UnicodeDecodeError as error:
-        raise ValueError("it is not UTF-8 text") from error
-    except json.JSONDecodeError as error:
-        raise ValueError(f"it is not JSON ({error.msg} at column {error.colno})") from error
-    except RecursionError as error:
-        raise ValueError("it is nested too deeply") from error
-    if not isinstance(data, dict):
-        raise ValueError("it is not a JSON object")  # noqa: TRY004 - what was read is wrong, not a caller's type
+    data = parse_object(raw, is_first=number == 1)
     if "reference" in data and "target" in data:
         raise ValueError("it has both a reference and a target, which mean the same")
     line = _ItemLine.model_validate(data)
@@ -240,23 +226,3 @@ def _check_choices(choices: Sequence[str], answer: int | None) -> None:
             raise ValueError(
                 f"choices[{first}] {choices[first]!r} and choices[{index}] {choice!r} are the same once normalised"
             )
-
-
-def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    keys = [key for key, _ in pairs]
-    for key in keys:
-        if keys.count(key) > 1:
-            raise ValueError(f"its key {key!r} stands twice")
-    return dict(pairs)
-
-
-def _one_line(error: ValidationError) -> str:
-    first = error.errors()[0]
-    place = "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in first["loc"]).lstrip(".")
-    if first["type"] == "missing":
-        return f"it has no {place}"
-    if first["type"] == "string_pattern_mismatch":
-        return f"its {place} is blank"
-    if first["type"] == "string_unicode":
-        return f"its {place} has half a character (a lone surrogate), which no message can carry"
-    return f"its {place} is wrong: {str(first['msg']).lower()}"

@@ -12,8 +12,8 @@ from types import TracebackType
 from typing import Any, Self
 
 from ensemble.calibration.vote_rows import vote_from_row, vote_to_row
-from ensemble.calibration.whole_file import disk_watched
 from ensemble.errors import ConfigError
+from ensemble.files.whole_file import disk_watched
 from ensemble.voting.ballot import Vote
 
 SYNC_EVERY = 64

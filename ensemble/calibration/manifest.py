@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from ensemble.calibration.whole_file import write_whole
 from ensemble.errors import ConfigError
+from ensemble.files.whole_file import write_whole
 
 MANIFEST_FILE = "manifest.json"
 
@@ -87,7 +87,7 @@ def check_same_origin(stored: EvaluationManifest, wanted: EvaluationManifest, *,
     Raises:
         ConfigError: they differ; it tells in what.
     """
-    differences = [*_set_differences(stored, wanted), *_member_differences(stored, wanted)]
+    differences = [*_set_differences(stored, wanted), *member_differences(stored.members, wanted.members)]
     for name in ("ensemble", "generation", "made_by"):
         then, now = getattr(stored, name), getattr(wanted, name)
         if then != now:
@@ -110,11 +110,12 @@ def _set_differences(stored: EvaluationManifest, wanted: EvaluationManifest) -> 
     return [f"its data were {then} and are {now}"]
 
 
-def _member_differences(stored: EvaluationManifest, wanted: EvaluationManifest) -> list[str]:
-    if stored.member_names != wanted.member_names:
-        then, now = ", ".join(stored.member_names), ", ".join(wanted.member_names)
-        return [f"its members were {then} and are {now}"]
-    pairs = zip(stored.members, wanted.members, strict=True)
+def member_differences(stored: Sequence[MemberFacts], wanted: Sequence[MemberFacts]) -> list[str]:
+    """Say in what members differ from those that voted before."""
+    names, wanted_names = [one.name for one in stored], [one.name for one in wanted]
+    if names != wanted_names:
+        return [f"its members were {', '.join(names)} and are {', '.join(wanted_names)}"]
+    pairs = zip(stored, wanted, strict=True)
     return [difference for before, after in pairs if (difference := _member_difference(before, after))]
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ensemble.calibration.figures import EvaluationFigures, SavingFigures, SetFigures
-from ensemble.calibration.whole_file import write_whole
+from ensemble.files.whole_file import write_whole
 
 FIGURES_FILE = "figures.json"
 REPORT_FILE = "report.html"

@@ -13,7 +13,7 @@ from ensemble.calibration.report import render_page
 from ensemble.calibration.selection import Rival, Selection
 from ensemble.calibration.selection_plot import plot_selection, png_of
 from ensemble.calibration.selection_verdict import write_verdict
-from ensemble.calibration.whole_file import write_whole
+from ensemble.files.whole_file import write_whole
 
 PARETO_FILE = "pareto.png"
 FIGURES_FILE = "figures.json"

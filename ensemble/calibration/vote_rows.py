@@ -29,9 +29,9 @@ def vote_to_row(vote: Vote) -> dict[str, Any]:
     return {
         "member": vote.member,
         "choice": vote.choice,
-        "probabilities": [_rounded(probability) for probability in vote.probabilities],
+        "probabilities": [rounded(probability) for probability in vote.probabilities],
         "text": vote.text,
-        "logprob": None if vote.logprob is None else _rounded(vote.logprob),
+        "logprob": None if vote.logprob is None else rounded(vote.logprob),
         "prompt_tokens": vote.prompt_tokens,
         "completion_tokens": vote.completion_tokens,
         "latency_s": vote.latency_s,
@@ -63,5 +63,6 @@ def vote_from_row(row: Row) -> Vote:
     )
 
 
-def _rounded(value: float) -> float:
+def rounded(value: float) -> float:
+    """Keep the digits that two runs share."""
     return float(f"{value:.{SIGNIFICANT_DIGITS}g}")

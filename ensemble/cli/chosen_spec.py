@@ -9,9 +9,9 @@ import yaml
 
 from ensemble.calibration.calibration_file import Calibration, save_calibration
 from ensemble.calibration.lineup import Lineup
-from ensemble.calibration.whole_file import write_whole
 from ensemble.cli.stored_votes import StoredVotes
 from ensemble.config import Spec
+from ensemble.files.whole_file import write_whole
 from ensemble.router.config import EnsembleConfig
 from ensemble.spec_file import CACHE_PREFIX, load_calibrations, load_spec
 

@@ -8,11 +8,14 @@ import typer
 
 from ensemble import __version__
 from ensemble.cli.ask import ask
+from ensemble.cli.batch import batch
 from ensemble.cli.calibrate import calibrate
 from ensemble.cli.classify import classify
 from ensemble.cli.compress import compress
 from ensemble.cli.evaluate import evaluate
 from ensemble.cli.failure import CommandGroup
+from ensemble.cli.health import health
+from ensemble.cli.render import render
 from ensemble.cli.replay import replay
 from ensemble.cli.select import select
 from ensemble.cli.serve import serve
@@ -28,8 +31,23 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
 )
-for command in (serve, classify, ask, status, validate, schema, compress, evaluate, calibrate, select, replay):
+for command in (
+    serve,
+    classify,
+    ask,
+    status,
+    health,
+    validate,
+    schema,
+    compress,
+    evaluate,
+    calibrate,
+    select,
+    replay,
+    batch,
+):
     app.command()(command)
+app.add_typer(render)
 
 
 def _print_version(*, is_wanted: bool) -> None:

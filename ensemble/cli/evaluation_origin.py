@@ -32,7 +32,7 @@ def build_manifest(
 ) -> EvaluationManifest:
     """Collect the facts; parameters are counted where the checkpoints are this machine's own (``is_local``)."""
     member_by_name = {member.name: member for member in spec.members}
-    members = tuple(_member_facts(member_by_name[name], is_local=is_local) for name in ensemble.members)
+    members = tuple(member_facts(member_by_name[name], is_local=is_local) for name in ensemble.members)
     sets = tuple(
         SetFacts(
             name=one.name, digest=one.digest, num_items=len(one.items), num_left_out=file.num_lines - len(one.items)
@@ -48,7 +48,8 @@ def build_manifest(
     )
 
 
-def _member_facts(member: MemberConfig, *, is_local: bool) -> MemberFacts:
+def member_facts(member: MemberConfig, *, is_local: bool) -> MemberFacts:
+    """Collect what a member's votes depend on; the checkpoint is looked at where it is this machine's own."""
     facts = MemberFacts(name=member.name, family=member.family, fingerprint=fingerprint(member))
     if not is_local or not member.checkpoint:
         return facts

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import socket
-import time
-from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
-from contextlib import ExitStack, aclosing, contextmanager
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import ExitStack, aclosing
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, Task, TextColumn, TimeRemainingColumn
-from rich.text import Text
 
+from ensemble.cli.item_progress import show_progress
 from ensemble.cli.serve import private_temp_dir, running
 from ensemble.config import Spec
 from ensemble.errors import ConfigError
@@ -27,8 +25,6 @@ if TYPE_CHECKING:
     from ensemble.calibration.item_file import ItemSet
     from ensemble.calibration.items import LabelledItem
 
-LINE_PERIOD_S = 10.0
-"""Where no bar can be drawn, a line tells this often how far it is."""
 _EVERYONE = QuorumOverrides(min_weight=0.0, min_families=1, stop_early=False)
 # These two count ballots as they are; what they decide is of no matter here.
 _CHOICE_OPTIONS = VoteOptions(strategy="majority", quorum=_EVERYONE, ignore_calibration=True)
@@ -151,58 +147,6 @@ async def check_members(client: AsyncEnsembleClient, spec: Spec, ensemble: Ensem
                 "--endpoint",
                 f"its member {state.member} runs {state.checkpoint}, but the spec's runs {checkpoint}",
                 "serve this spec there, or leave --endpoint out",
-            )
-
-
-@contextmanager
-def show_progress(console: Console, *, num_items: int, num_done: int) -> Iterator[Callable[[], None]]:
-    """Show how many items are answered, how fast, and the time left; yields what must hear of each."""
-    if not console.is_terminal:
-        yield _ProgressLines(console, num_items=num_items, num_done=num_done).advance
-        return
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        _Throughput(),
-        TimeRemainingColumn(),
-        TextColumn("left", style="dim"),
-    )
-    with Progress(*columns, console=console) as progress:
-        task = progress.add_task("items", total=num_items, completed=num_done)
-        yield lambda: progress.advance(task)
-
-
-class _Throughput(TextColumn):
-    """Items a second."""
-
-    def __init__(self) -> None:
-        super().__init__("")
-
-    def render(self, task: Task) -> Text:
-        """Draw it once it is known."""
-        return Text(f"{task.speed:.2f} items/s" if task.speed else "", style="cyan")
-
-
-class _ProgressLines:
-    """Tells now and then how far it is, where no bar can be drawn."""
-
-    def __init__(self, console: Console, *, num_items: int, num_done: int) -> None:
-        self._console = console
-        self._num_items = num_items
-        self._num_before = self._num_done = num_done
-        self._started_s = self._told_s = time.monotonic()
-
-    def advance(self) -> None:
-        """Count one item."""
-        self._num_done += 1
-        now_s = time.monotonic()
-        if now_s - self._told_s >= LINE_PERIOD_S or self._num_done == self._num_items:
-            self._told_s = now_s
-            rate = (self._num_done - self._num_before) / max(now_s - self._started_s, 1e-9)
-            left_s = (self._num_items - self._num_done) / rate
-            self._console.print(
-                f"{self._num_done} of {self._num_items} items, {rate:.2f} items/s, {left_s:.0f} s left", markup=False
             )
 
 

@@ -31,6 +31,8 @@ _RETRY_UNAVAILABLE = {
     "loadBalancingConfig": [{"round_robin": {}}],
 }
 OPTIONS = (
+    # Of several addresses, one that comes back is found before another one goes; gRPC's own bound is two minutes.
+    ("grpc.max_reconnect_backoff_ms", 2_000),
     ("grpc.service_config", json.dumps(_RETRY_UNAVAILABLE)),
     ("grpc.max_receive_message_length", -1),
     # Its own: shared by address, it would inherit the pause that another client's refused connection asked for.

@@ -111,12 +111,18 @@ class GrpcServer:
         for name in ("", *(service.descriptor.full_name for service in self._services)):
             await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
 
-    async def stop(self, *, grace_s: float) -> None:
-        """Take no new calls, let those under way end for ``grace_s``, then cut them off; once for all callers."""
+    async def stop(self, *, grace_s: float, notice_s: float = 0.0) -> None:
+        """Take no new calls, let those under way end for ``grace_s``, then cut them off; once for all callers.
+
+        New calls are still taken for ``notice_s``, within the grace, while health says NOT_SERVING: whoever asks for it
+        needs that long to find somebody else.
+        """
         if self._stopped is None:
-            self._stopped = asyncio.create_task(self._stop(grace_s))
+            self._stopped = asyncio.create_task(self._stop(grace_s, min(notice_s, grace_s)))
         await asyncio.shield(self._stopped)
 
-    async def _stop(self, grace_s: float) -> None:
+    async def _stop(self, grace_s: float, notice_s: float) -> None:
         await self._health.drain()
-        await self._server.stop(grace_s)
+        if notice_s:
+            await asyncio.sleep(notice_s)
+        await self._server.stop(grace_s - notice_s)

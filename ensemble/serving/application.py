@@ -29,6 +29,8 @@ class DeploymentPlan:
     start: StartServer
     replicas: int
     resources: ResourcesConfig
+    max_per_node: int = 0
+    """Replicas on one node at most; 0 is no bound."""
     env_vars: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -58,7 +60,9 @@ def _bind(plan: DeploymentPlan, handles: Mapping[str, Application], serving: Ser
         health_check_period_s=serving.health_check_period_s,
         health_check_timeout_s=serving.health_check_timeout_s,
         max_constructor_retry_count=CONSTRUCTOR_TRIES,
-        max_surge_percent=100,
+        max_replicas_per_node=plan.max_per_node or None,
+        # Old replicas count against a node's bound, so there might be no place for a new one before they end.
+        max_surge_percent=0 if plan.max_per_node else 100,
     )
     # Serve takes a random version where none is set, and then replaces what has not changed; its option is closed.
     deployment._version = plan.version  # noqa: SLF001

@@ -7,7 +7,7 @@ import secrets
 import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Thread
@@ -21,6 +21,7 @@ from ray.serve.schema import ApplicationStatus, ApplicationStatusOverview
 
 from ensemble.config import ResourcesConfig, ServingConfig, set_ray_environment
 from ensemble.errors import ConfigError
+from ensemble.serving.replica_picker import ServeReplicaPicker
 
 NAMESPACE = "ensemble"
 OBJECT_STORE_BYTES = 100 * 2**20
@@ -120,6 +121,18 @@ def application_secret(application: str) -> str:
         problem = f"its secret's keeper did not answer within {SECRET_TIMEOUT_S:.0f} s"
         raise ConfigError(application, problem, "see with `ray status` whether the cluster starts actors") from error
     return secret
+
+
+def remove_application(name: str) -> None:
+    """Take an application away, with the keeper of its secret; nothing happens when it is not there."""
+    serve.delete(name)
+    with suppress(ValueError):  # there is none
+        ray.kill(ray.get_actor(f"{name}-secret", namespace=NAMESPACE))
+
+
+def router_picker(application: str) -> ServeReplicaPicker:
+    """Give what finds the address of an application's router from the process that is connected to its cluster."""
+    return ServeReplicaPicker(application, serve.get_app_handle(application))
 
 
 def check_resources(wanted: Mapping[str, tuple[ResourcesConfig, int]]) -> None:

@@ -122,3 +122,19 @@ async def test_stopping_twice_is_stopping_once(endpoint: Endpoint) -> None:
         group.create_task(endpoint.server.stop(grace_s=1.0))
 
     await endpoint.server.stop(grace_s=1.0)
+
+
+async def test_a_server_that_gives_notice_says_so_and_still_takes_calls(endpoint: Endpoint) -> None:
+    async with channel_to(endpoint.address) as channel, AsyncEnsembleClient(endpoint.address) as client:
+        await client.classify("Is it open?", ["yes", "no"])
+        stopping = asyncio.create_task(endpoint.server.stop(grace_s=30.0, notice_s=3.0))
+        stub = health_pb2_grpc.HealthStub(channel)
+        await asyncio.sleep(0.1)
+        response = await stub.Check(health_pb2.HealthCheckRequest(), timeout=10.0)
+        decision = await client.classify("Is it still open?", ["yes", "no"])
+        was_stopping = not stopping.done()
+        await stopping
+
+    assert response.status == NOT_SERVING
+    assert decision.answer in {"yes", "no"}
+    assert was_stopping

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from ensemble.errors import ConfigError
 
@@ -16,11 +17,22 @@ def write_whole(path: Path, content: bytes) -> None:
     Raises:
         ConfigError: the disk does not take it.
     """
+    with whole_file(path) as stream:
+        stream.write(content)
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[BinaryIO]:
+    """Give a stream whose content becomes the file in one step at the end, or vanishes after an error.
+
+    Raises:
+        ConfigError: the disk does not take it.
+    """
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     with disk_watched(path):
         try:
             with partial.open("wb") as stream:
-                stream.write(content)
+                yield stream
                 stream.flush()
                 os.fsync(stream.fileno())
             partial.replace(path)

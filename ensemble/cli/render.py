@@ -1,0 +1,50 @@
+"""``ensemble render``: a spec in the words of what will run it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ensemble.cli.validate import SpecPath
+from ensemble.errors import ConfigError
+from ensemble.files.whole_file import disk_watched, write_whole
+
+render = typer.Typer(name="render", help="Write a spec in the words of what will run it.", no_args_is_help=True)
+
+
+@render.callback()
+def _targets() -> None:
+    """Keep the target a word of its own, though there is one."""
+
+
+@render.command()
+def k8s(
+    spec: SpecPath,
+    *,
+    out: Annotated[Path, typer.Option(help="The overlay's folder; files of an earlier rendering are replaced.")],
+    base: Annotated[Path, typer.Option(help="The folder k8s/base of this project.")] = Path("k8s/base"),
+    image: Annotated[str, typer.Option(help="The image, by tag or digest; left out, the base's.")] = "",
+    models: Annotated[
+        Path | None, typer.Option(help="What sha256sum says of the volume's files; for checkpoints below /models.")
+    ] = None,
+) -> None:
+    """Write a kustomize overlay that runs a spec: as many workers as it has routers, each with room for its replicas.
+
+    Apply it with `kubectl apply -k DIR`. A spec that could not run there is refused, with 2 as the exit code.
+    """
+    from ensemble.manifests.overlay import build_overlay, with_heading  # noqa: PLC0415 - `--help` need not load YAML
+
+    if not (base / "kustomization.yaml").is_file():
+        raise ConfigError(f"--base {base}", "there is no kustomization.yaml", "give the folder k8s/base")
+    overlay = build_overlay(spec, out, base=base, image=image, models=models)
+    overlay = with_heading(overlay, f"Written by `ensemble render k8s {spec.name}`: render again rather than edit.")
+    with disk_watched(out):
+        out.mkdir(parents=True, exist_ok=True)
+    for name, content in overlay.content_by_name.items():
+        write_whole(out / name, content)
+    size = overlay.size
+    gpus = f", {size.gpus} GPUs" if size.gpus else ""
+    typer.echo(f"{out}: {size.workers} workers of {size.cpus} cores, {size.memory_gib} GiB{gpus}")
+    typer.echo(f"try: kubectl kustomize {out}")

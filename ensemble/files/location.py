@@ -1,0 +1,146 @@
+"""A file or folder that a URL names: this machine's disk, or a store that fsspec knows (s3://, gs://, hdfs://)."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import IO, Any, Self, cast
+
+import fsspec
+from fsspec.implementations.local import LocalFileSystem
+
+from ensemble.errors import ConfigError
+from ensemble.files.whole_file import whole_file
+
+_Refusal = (OSError, EOFError, ValueError, RuntimeError, zlib.error)
+"""What stores' clients and packed files raise when they cannot be reached, refuse, or are damaged."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Location:
+    """Where something lies. Calls block: from an event loop, use a thread.
+
+    Every method raises ConfigError where the disk or the store refuses.
+    """
+
+    filesystem: Any
+    path: str
+
+    @classmethod
+    def of(cls, url: str) -> Self:
+        """Find the store that a URL or a path names.
+
+        Raises:
+            ConfigError: fsspec does not know it, or needs a package that is not installed.
+        """
+        try:
+            filesystem, path = fsspec.core.url_to_fs(url)
+        except ImportError as error:
+            raise ConfigError(url, f"it needs a package ({error})", "install it here and on the cluster") from error
+        except _Refusal as error:
+            raise ConfigError(url, f"it names no store ({error})", "give a path or an fsspec URL") from error
+        return cls(filesystem=filesystem, path=path)
+
+    def __str__(self) -> str:
+        return self.path if self.is_local else str(self.filesystem.unstrip_protocol(self.path))
+
+    @property
+    def is_local(self) -> bool:
+        """Whether it is on this machine's disk."""
+        return isinstance(self.filesystem, LocalFileSystem)
+
+    @property
+    def local_path(self) -> Path:
+        """The path, where it is on this machine's disk."""
+        return Path(self.path)
+
+    def child(self, name: str) -> Self:
+        """Name something in this folder."""
+        return replace(self, path=f"{self.path}/{name}")
+
+    def with_suffix(self, suffix: str) -> Self:
+        """Name what lies beside it under a longer name."""
+        return replace(self, path=self.path + suffix)
+
+    def exists(self) -> bool:
+        """Say whether something is there."""
+        with self._watched("reached"):
+            self.filesystem.invalidate_cache()
+            return bool(self.filesystem.exists(self.path))
+
+    def make_folder(self) -> None:
+        """Make the folder, if it is not there."""
+        with self._watched("made"):
+            self.filesystem.makedirs(self.path, exist_ok=True)
+
+    def names(self) -> frozenset[str]:
+        """Name what is in the folder; nothing when there is none."""
+        with self._watched("listed"):
+            self.filesystem.invalidate_cache()
+            try:
+                paths = self.filesystem.ls(self.path, detail=False)
+            except FileNotFoundError:
+                return frozenset()
+            return frozenset(path.rstrip("/").rpartition("/")[2] for path in paths)
+
+    def remove(self) -> None:
+        """Take it away with all that is in it, if it is there."""
+        with self._watched("removed"):
+            if not self.exists():
+                return
+            if self.is_local and self.local_path.is_dir():
+                # fsspec looks where this process stands, and a job's folder may be gone by now.
+                shutil.rmtree(self.path)
+            else:
+                self.filesystem.rm(self.path, recursive=True)
+
+    def read(self) -> bytes:
+        """Give the whole content."""
+        with self._watched("read"):
+            return cast("bytes", self.filesystem.cat_file(self.path))
+
+    @contextmanager
+    def reading(self, *, compression: str | None = None) -> Iterator[IO[bytes]]:
+        """Give a stream of the content; ``compression`` "infer" unpacks what the name says is packed."""
+        with self._watched("read"), self.filesystem.open(self.path, "rb", compression=compression) as stream:
+            yield stream
+
+    def write(self, content: bytes) -> None:
+        """Replace the content in one step."""
+        with self.writing() as stream:
+            stream.write(content)
+
+    @contextmanager
+    def writing(self) -> Iterator[IO[bytes]]:
+        """Give a stream whose content is there in one step at the end: whoever reads meets all of it or none.
+
+        Elsewhere than on a disk it is written under another name and moved.
+        """
+        if self.is_local:
+            with whole_file(self.local_path) as stream:
+                yield stream
+            return
+        folder, _, name = self.path.rpartition("/")
+        partial = f"{folder}/.{name}.{os.getpid()}"
+        with self._watched("written"):
+            try:
+                with self.filesystem.open(partial, "wb") as stream:
+                    yield stream
+                self.filesystem.mv(partial, self.path)
+            except BaseException:
+                with suppress(Exception):  # what failed is told, not that its rest stays
+                    self.filesystem.rm(partial)
+                raise
+
+    @contextmanager
+    def _watched(self, done: str) -> Iterator[None]:
+        try:
+            yield
+        except _Refusal as error:
+            problem = f"it cannot be {done} ({getattr(error, 'strerror', None) or error})"
+            raise ConfigError(str(self), problem, "see to that and give the same command again") from error

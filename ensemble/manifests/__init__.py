@@ -1,0 +1,1 @@
+"""A spec as Kubernetes manifests; it knows Kubernetes as YAML alone."""

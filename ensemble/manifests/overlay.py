@@ -1,0 +1,192 @@
+"""A kustomize overlay for a spec: the spec itself, its Serve config, and workers that hold its replicas."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ensemble.config import Spec
+from ensemble.errors import ConfigError
+from ensemble.manifests.fitness import check_fitness, models_needed, state_needed
+from ensemble.manifests.sizing import WorkerSize, size_workers
+from ensemble.spec_file import load_calibrations, load_spec
+
+LARGEST_MAP_BYTES = 1_000_000
+"""A ConfigMap holds 1 MiB at most, keys included."""
+_IMAGE = re.compile(
+    r"(?P<name>[\w./:-]*?[\w./-]+)(?::(?P<tag>[\w][\w.-]{0,127}))?(?:@(?P<digest>sha256:[0-9a-f]{64}))?"
+)
+_WORKERS = "/spec/rayClusterConfig/workerGroupSpecs/0"
+_TARGET = {"kind": "RayService", "name": "ensemble"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Overlay:
+    """The files of an overlay, by name, and the size that they ask for."""
+
+    content_by_name: dict[str, bytes]
+    size: WorkerSize
+
+
+def build_overlay(spec_path: Path, out: Path, *, base: Path, image: str = "", models: Path | None = None) -> Overlay:
+    """Make the overlay of a spec for the folder ``out``; nothing is written.
+
+    Args:
+        spec_path: the spec.
+        out: where the overlay will lie.
+        base: the folder k8s/base.
+        image: the image to run, by tag or digest; empty leaves the base's.
+        models: the lines of sha256sum about the files on the volume of models.
+
+    Raises:
+        ConfigError: the spec cannot run in the base's pods, or the base is for another Ray.
+    """
+    spec = load_spec(spec_path)
+    check_fitness(spec, spec_path.parent)
+    load_calibrations(spec)
+    _check_ray_version(base)
+    files = {"spec.yaml": _read(spec_path)}
+    for ensemble in spec.ensembles:
+        if ensemble.calibration:
+            files[Path(ensemble.calibration).name] = _read(Path(ensemble.calibration))
+    if (size_bytes := sum(map(len, files.values()))) > LARGEST_MAP_BYTES:
+        problem = f"spec and calibrations have {size_bytes:,} bytes, and a ConfigMap holds {LARGEST_MAP_BYTES:,}"
+        raise ConfigError(str(spec_path), problem, "calibrate fewer ensembles in one spec")
+    size = size_workers(spec)
+    kustomization = _kustomization(spec, size, os.path.relpath(base.resolve(), out.resolve()), [*files])
+    if image:
+        kustomization["images"] = [{"name": "ensemble-serving", **_parse_image(image)}]
+    if models_needed(spec):
+        files["models.sha256"] = _read_models(models)
+        kustomization["configMapGenerator"].append({"name": "ensemble-models", "files": ["models.sha256"]})
+    files["workers.yaml"] = _dump(_worker_patch(size))
+    files["serve-config.yaml"] = _dump(_serve_config(spec))
+    files["kustomization.yaml"] = _dump(kustomization)
+    return Overlay(content_by_name=files, size=size)
+
+
+def with_heading(overlay: Overlay, heading: str) -> Overlay:
+    """Give the overlay with a comment on top of its kustomization."""
+    files = overlay.content_by_name
+    commented = f"# {heading}\n".encode() + files["kustomization.yaml"]
+    return replace(overlay, content_by_name={**files, "kustomization.yaml": commented})
+
+
+def _kustomization(spec: Spec, size: WorkerSize, base: str, in_map: list[str]) -> dict[str, Any]:
+    beside = os.path.normpath(f"{base}/../components")
+    wanted = {"gpu": size.gpus > 0, "models": models_needed(spec), "state": state_needed(spec)}
+    return {
+        "apiVersion": "kustomize.config.k8s.io/v1beta1",
+        "kind": "Kustomization",
+        "namespace": "ensemble",
+        "resources": [base],
+        "components": [f"{beside}/{name}" for name, is_wanted in wanted.items() if is_wanted],
+        "configMapGenerator": [
+            {"name": "ensemble-spec", "behavior": "replace", "files": in_map},
+            {
+                "name": "ensemble-serve-config",
+                "behavior": "replace",
+                "files": ["serve-config.yaml"],
+                "options": {"annotations": {"config.kubernetes.io/local-config": "true"}},
+            },
+        ],
+        "replacements": [
+            {
+                "source": {
+                    "kind": "ConfigMap",
+                    "name": "ensemble-serve-config",
+                    "fieldPath": "data.[serve-config.yaml]",
+                },
+                "targets": [{"select": dict(_TARGET), "fieldPaths": ["spec.serveConfigV2"]}],
+            }
+        ],
+        "patches": [{"target": dict(_TARGET), "path": "workers.yaml"}],
+    }
+
+
+def _worker_patch(size: WorkerSize) -> list[dict[str, Any]]:
+    amounts = {"cpu": str(size.cpus), "memory": f"{size.memory_gib}Gi"}
+    if size.gpus:
+        amounts["nvidia.com/gpu"] = str(size.gpus)
+    values: dict[str, Any] = {
+        "replicas": size.workers,
+        "minReplicas": size.workers,
+        "maxReplicas": size.workers,
+        "rayStartParams/num-cpus": str(size.cpus),
+        "template/spec/containers/0/resources": {"requests": amounts, "limits": dict(amounts)},
+    }
+    if size.gpus:
+        values["rayStartParams/num-gpus"] = str(size.gpus)
+    return [{"op": "add", "path": f"{_WORKERS}/{path}", "value": value} for path, value in values.items()]
+
+
+def _serve_config(spec: Spec) -> dict[str, Any]:
+    application = {
+        "name": spec.name,
+        "route_prefix": f"/{spec.name}",
+        "import_path": "ensemble.app:application",
+        "args": {"spec": "/etc/ensemble/spec.yaml"},
+    }
+    http = {"host": "0.0.0.0", "port": 8000}  # noqa: S104 - within the pods' network, where KubeRay asks
+    return {"proxy_location": "EveryNode", "http_options": http, "applications": [application]}
+
+
+def _check_ray_version(base: Path) -> None:
+    manifest = base / "ray-service.yaml"
+    found = re.search(r"^\s*rayVersion:\s*[\"']?([\w.]+)", _read(manifest).decode(), re.MULTILINE)
+    named = found.group(1) if found else "none"
+    if named != (installed := version("ray")):
+        raise ConfigError(
+            f"{manifest}: rayVersion",
+            f"it is {named}, and this program runs on Ray {installed}",
+            "take the manifests of this program's version",
+        )
+
+
+def _parse_image(image: str) -> dict[str, str]:
+    found = _IMAGE.fullmatch(image)
+    if not found or not (found["tag"] or found["digest"]):
+        raise ConfigError("--image", f"{image!r} names no image", "give NAME:TAG, or NAME@sha256:DIGEST")
+    if found["digest"]:
+        return {"newName": found["name"], "digest": found["digest"]}
+    if found["tag"] == "latest":
+        raise ConfigError("--image", "latest is another image tomorrow", "give a version's tag, or a digest")
+    return {"newName": found["name"], "newTag": found["tag"]}
+
+
+def _read_models(path: Path | None) -> bytes:
+    if path is None:
+        problem = "checkpoints lie on the volume of models, and nothing says what they must be"
+        raise ConfigError("--models", problem, "give the file of `sha256sum */* > models.sha256` in the volume")
+    content = _read(path)
+    for number, line in enumerate(content.decode(errors="replace").splitlines(), start=1):
+        if not re.fullmatch(r"[0-9a-f]{64} [ *][^/\s].*", line):
+            problem = f"line {number} is none of sha256sum's about a file in the volume"
+            raise ConfigError(f"--models {path}", problem, "write it with `sha256sum */*` in the volume's root")
+    if not content.strip():
+        raise ConfigError(f"--models {path}", "it is empty", "write it with `sha256sum */*` in the volume's root")
+    return content
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ConfigError(str(path), f"it cannot be read ({error.strerror})", "give a file that is there") from error
+
+
+class _Indented(yaml.SafeDumper):
+    """Indents lists below their key, as everything that people write here does."""
+
+    def increase_indent(self, flow: bool = False, indentless: bool = False) -> None:  # noqa: FBT001, FBT002
+        super().increase_indent(flow, indentless=False)
+
+
+def _dump(data: Any) -> bytes:
+    return yaml.dump(data, Dumper=_Indented, sort_keys=False, width=120).encode()

@@ -1,0 +1,92 @@
+"""The Dockerfile: linted, nobody's root, bases pinned."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.manifests.rendered import ROOT
+
+DOCKERFILE = ROOT / "deploy/Dockerfile"
+TARGETS = ("cpu", "gpu", "compress")
+HADOLINT = Path(sys.executable).parent / "hadolint"
+
+
+def stage(text: str, target: str) -> str:
+    """Give the instructions of one stage."""
+    parts = re.split(r"^FROM ", text, flags=re.MULTILINE)
+    (found,) = [part for part in parts if re.match(rf"\S+ AS {target}\n", part)]
+    return found
+
+
+def problems(text: str) -> list[str]:
+    """Say what is wrong with a Dockerfile of ours, by our own rules."""
+    found = []
+    bases = re.findall(r"^ARG BASE=(\S+)$", text, re.MULTILINE)
+    if not bases or not all(re.fullmatch(r"\S+@sha256:[0-9a-f]{64}", base) for base in bases):
+        found.append("a base is not pinned by digest")
+    outside = set(re.findall(r"^FROM (\S+)", text, re.MULTILINE)) - set(re.findall(r" AS (\S+)$", text, re.MULTILINE))
+    if outside != {"${BASE}"}:
+        found.append("a base is no argument")
+    for target in TARGETS:
+        found += target_problems(target, stage(text, target))
+    installed = stage(text, "runtime").partition("apt-get install")[2].partition("&&")[0].split()
+    found += [
+        f"the images lack {tool}, which KubeRay needs" for tool in ("bash", "wget", "grep") if tool not in installed
+    ]
+    return found
+
+
+def target_problems(target: str, body: str) -> list[str]:
+    found = []
+    if re.findall(r"^USER (\S+)$", body, re.MULTILINE) != ["10001"]:
+        found.append(f"{target} runs as somebody else than 10001")
+    if target != "compress" and 'CMD ["ensemble", "health"]' not in body:
+        found.append(f"{target} has no health check of ours")
+    if body.count("COPY") != 1 or "COPY --from=dependencies" not in body:
+        found.append(f"{target} does not take the dependencies as one layer")
+    return found
+
+
+FAULTS: dict[str, Callable[[str], str]] = {
+    "root": lambda text: text.replace("USER 10001", "USER root"),
+    "base by tag": lambda text: re.sub(r"@sha256:\w+", "", text),
+    "base in place": lambda text: text.replace("FROM ${BASE} AS build", "FROM debian:12 AS build"),
+    "no health check": lambda text: text.replace('CMD ["ensemble", "health"]', "CMD true"),
+    "no wget": lambda text: text.replace(" wget ", " "),
+    "sources in the image": lambda text: text.replace("FROM runtime AS cpu\n", "FROM runtime AS cpu\nCOPY . .\n"),
+}
+
+
+def test_the_dockerfile_keeps_our_rules() -> None:
+    assert problems(DOCKERFILE.read_text(encoding="utf-8")) == []
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_fault_is_seen(fault: str) -> None:
+    broken = FAULTS[fault](DOCKERFILE.read_text(encoding="utf-8"))
+
+    assert problems(broken)
+
+
+def lint(text: str) -> subprocess.CompletedProcess[str]:
+    command = [str(HADOLINT), "-"]
+    return subprocess.run(command, input=text, capture_output=True, text=True, timeout=120, check=False)  # noqa: S603
+
+
+def test_hadolint_is_content() -> None:
+    done = lint(DOCKERFILE.read_text(encoding="utf-8"))
+
+    assert done.returncode == 0, done.stdout
+
+
+def test_hadolint_sees_a_fault() -> None:
+    done = lint("FROM debian:latest\nRUN cd /tmp && sudo apt-get install python\n")
+
+    assert done.returncode != 0
+    assert "DL3007" in done.stdout
