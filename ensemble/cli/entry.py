@@ -11,8 +11,10 @@ from ensemble.cli.ask import ask
 from ensemble.cli.calibrate import calibrate
 from ensemble.cli.classify import classify
 from ensemble.cli.compress import compress
+from ensemble.cli.digest import digest
 from ensemble.cli.evaluate import evaluate
 from ensemble.cli.failure import CommandGroup
+from ensemble.cli.plan import plan
 from ensemble.cli.replay import replay
 from ensemble.cli.select import select
 from ensemble.cli.serve import serve
@@ -28,7 +30,21 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
 )
-for command in (serve, classify, ask, status, validate, schema, compress, evaluate, calibrate, select, replay):
+for command in (
+    serve,
+    classify,
+    ask,
+    status,
+    validate,
+    plan,
+    schema,
+    digest,
+    compress,
+    evaluate,
+    calibrate,
+    select,
+    replay,
+):
     app.command()(command)
 
 
