@@ -19,8 +19,8 @@ class EmbeddedEngineConfig(BaseModel):
     )
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         default="float32",
-        description="auto is bfloat16 where the device multiplies it natively, else float32; on such a CPU bfloat16 means "
-        "the matrix products alone",
+        description="auto is bfloat16 where the device multiplies it natively, else float32; on such a CPU bfloat16 "
+        "means the matrix products alone",
     )
     threads: int = Field(default=0, ge=0, le=256, description="torch's threads; 0 leaves torch's default")
     max_batch: int = Field(default=16, ge=1, le=1024, description="requests decoded in one forward pass")

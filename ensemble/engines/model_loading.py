@@ -59,19 +59,14 @@ def load_model(
         model_context=getattr(text_config, "max_position_embeddings", None),
         vocab_size=text_config.vocab_size,
     )
-    encoder = TokenEncoder(
-        loaded.tokenizer,
-        prompt_format,
-        add_bos=config.add_bos,
-        vocab_size=cast("nn.Embedding", loaded.model.get_input_embeddings()).weight.shape[0],
-        member=member,
-    )
+    rows = cast("nn.Embedding", loaded.model.get_input_embeddings()).weight.shape[0]
+    encoder = TokenEncoder(loaded.tokenizer, prompt_format, add_bos=config.add_bos, vocab_size=rows, member=member)
     on_phase("warm up", 0.0)
     bytes_per_token = prepare_model(loaded.model, checkpoint, precision)
     limits = limits.with_cache(config.kv_cache_gib, bytes_per_token=bytes_per_token)
     cache_gib = limits.cache_tokens * bytes_per_token / 2**30
-    _log.info("member %s: loaded %s on %s as %s", member, checkpoint, device, config.dtype)
-    _log.info("member %s: its cache takes %.3f GiB, %d tokens", member, cache_gib, limits.cache_tokens)
+    what = (member, checkpoint, device, config.dtype, cache_gib, limits.cache_tokens)
+    _log.info("member %s: loaded %s on %s as %s; its cache takes %.3f GiB, %d tokens", *what)
     prior_prompt = encoder.encode_pmi_prompt() if prompt_format.scoring == "pmi" else ()
     return LoadedModel(
         member=member,

@@ -90,7 +90,7 @@ class Untraced:
 
     def filter(self, record: Any) -> bool:
         """Say whether a record is shown."""
-        return record.levelname != "ERROR"
+        return bool(record.levelname != "ERROR")
 
 
 @contextmanager
@@ -101,14 +101,16 @@ def vllm_environment(log: ProcessLog, *, threads: int) -> Iterator[None]:
     """
     for name, value in _DEFAULTS.items():
         os.environ.setdefault(name, value)
-    own = {"VLLM_LOGGING_CONFIG_PATH": str(log.config_file), **({"OMP_NUM_THREADS": str(threads)} if threads else {})}
+    own = {"VLLM_LOGGING_CONFIG_PATH": str(log.config_file)}
+    if threads:
+        own["OMP_NUM_THREADS"] = str(threads)
     before = {name: os.environ.get(name) for name in own}
     os.environ.update(own)
     try:
         yield
     finally:
-        for name, value in before.items():
-            if value is None:
+        for name, old in before.items():
+            if old is None:
                 del os.environ[name]
             else:
-                os.environ[name] = value
+                os.environ[name] = old

@@ -35,7 +35,7 @@ def save_random_llama(
     """Save a random Llama over the words w0 to w199, or fewer; its head may have rows that are no tokens."""
     torch.manual_seed(seed)
     own_sizes = {**_sizes(num_words + 3 + num_padding_rows), **sizes}
-    model = LlamaForCausalLM(LlamaConfig(**own_sizes, initializer_range=_INIT_STD))
+    model = LlamaForCausalLM(LlamaConfig(**own_sizes, initializer_range=_INIT_STD))  # type: ignore[no-untyped-call]
     return _save(model, _word_tokenizer(num_words), folder)
 
 
@@ -61,7 +61,8 @@ def save_parrot(folder: Path, text: str, *, broken_by: str = "", **sizes: Any) -
     tokenizer = _byte_tokenizer()
     ids = [*tokenizer.encode(text, add_special_tokens=False), tokenizer.eos_token_id]
     torch.manual_seed(2)
-    model = LlamaForCausalLM(LlamaConfig(**{**_sizes(len(tokenizer)), **sizes}, initializer_range=1.0))
+    config = LlamaConfig(**{**_sizes(len(tokenizer)), **sizes}, initializer_range=1.0)
+    model = LlamaForCausalLM(config)  # type: ignore[no-untyped-call]
     with torch.no_grad():
         for layer in model.model.layers:
             layer.self_attn.o_proj.weight.zero_()

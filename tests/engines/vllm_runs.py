@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import asynccontextmanager
+from functools import partial
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
@@ -88,7 +89,7 @@ class SharedVllm:
             cache_dir=DEFAULT_CACHE_DIR,
         )
         kept = self._in_front(config, prompt_format)
-        engine._load = lambda **_: kept
+        engine._load = partial(lambda **_: kept)
         await engine.start()
         try:
             yield engine
