@@ -18,6 +18,7 @@ from ensemble.cli.select import select
 from ensemble.cli.serve import serve
 from ensemble.cli.status import status
 from ensemble.cli.validate import schema, validate
+from ensemble.cli.weigh import weigh
 
 app = typer.Typer(
     name="ensemble",
@@ -28,7 +29,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
 )
-for command in (serve, classify, ask, status, validate, schema, compress, evaluate, calibrate, select, replay):
+for command in (serve, classify, ask, status, validate, schema, compress, evaluate, calibrate, weigh, select, replay):
     app.command()(command)
 
 
