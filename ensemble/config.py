@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from ensemble.engines.config import EmbeddedEngineConfig, EngineConfig
 from ensemble.engines.prompt_format import PromptFormat
-from ensemble.router.config import AskingConfig, EnsembleConfig, LimitsConfig, Name
+from ensemble.router.config import EnsembleConfig, LimitsConfig, Name
 from ensemble.voting.registry import STRATEGY_NAMES, get_strategy
 from ensemble.voting.strategy import task_of
 
@@ -253,18 +253,6 @@ def _checkpoint_name(reference: str) -> str:
         return reference
     parts = [part for part in re.split(r"[/\\:]", reference) if part not in {"", "."}]
     return "/".join(parts[-2:])
-
-
-def without_calibration(spec: Spec) -> Spec:
-    """Give a spec whose ensembles ask everyone and learn nothing: for gathering what a calibration is made from."""
-    plain = {"calibration": "", "asking": AskingConfig(), "abstain_below": None, "label_set_alpha": None}
-    ensembles = tuple(
-        ensemble.model_copy(
-            update={**plain, "feedback": None, "quorum": ensemble.quorum.model_copy(update={"risk": 0.0})}
-        )
-        for ensemble in spec.ensembles
-    )
-    return spec.model_copy(update={"ensembles": ensembles})
 
 
 def cache_dir() -> Path:

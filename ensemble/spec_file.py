@@ -92,10 +92,21 @@ def load_calibrations(spec: Spec) -> dict[str, Calibration]:
                 ensemble=ensemble.name,
                 fingerprint_by_member={name: fingerprint(member_by_name[name]) for name in ensemble.members},
                 family_by_member={name: member_by_name[name].family for name in ensemble.members},
+                facts={} if calibration.has_choices else text_facts(ensemble),
             )
             _check_has_what_is_wanted(calibration, ensemble)
             calibrations[ensemble.name] = calibration
     return calibrations
+
+
+def generation_facts(ensemble: EnsembleConfig) -> dict[str, str]:
+    """Say how an ensemble's texts are drawn, each parameter as JSON."""
+    return {name: json.dumps(value) for name, value in ensemble.generation.model_dump(mode="json").items()}
+
+
+def text_facts(ensemble: EnsembleConfig) -> dict[str, str]:
+    """Say what a calibration on texts depends on besides the members: how they are drawn, and how answers are read."""
+    return {**generation_facts(ensemble), "answer": ensemble.answer.model_dump_json()}
 
 
 def spec_schema() -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ensemble.config import Spec, without_calibration
+from ensemble.config import Spec
 from ensemble.errors import ConfigError
 from ensemble.spec_file import load_calibrations, load_spec
 from tests.calibrations import write_calibration
@@ -103,20 +103,6 @@ def test_what_the_calibration_lacks_is_refused(rest: str, where: str, folder: Pa
 )
 def test_what_the_calibration_has_may_be_used(rest: str, folder: Path) -> None:
     assert "default" in load_calibrations(load(folder, rest))
-
-
-def test_a_spec_without_its_calibration_asks_everyone_and_learns_nothing(folder: Path) -> None:
-    rest = (
-        ", quorum: {risk: 0.01, min_weight: 0.3}, feedback: {state_dir: s}, abstain_below: 0.5"
-        ", asking: {policy: staged, stages: [[a], [b]], min_confidence: 0.9}"
-    )
-
-    plain = without_calibration(load(folder, rest))
-
-    assert load_calibrations(plain) == {}
-    (ensemble,) = plain.ensembles
-    assert (ensemble.asking.policy, ensemble.feedback, ensemble.abstain_below) == ("all", None, None)
-    assert (ensemble.quorum.risk, ensemble.quorum.min_weight) == (0.0, 0.3)
 
 
 def test_the_state_of_feedback_lies_in_the_specs_folder(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ from ensemble.calibration.manifest import (
     save_manifest,
 )
 from ensemble.calibration.vote_rows import vote_from_row, vote_to_row
-from ensemble.calibration.whole_file import disk_watched, write_whole
+from ensemble.calibration.whole_file import write_whole
 from ensemble.errors import ConfigError
 from ensemble.voting.ballot import Vote
 
@@ -91,6 +91,10 @@ class BallotStore:
         """Name the members whose vote on an item is not there yet, in the panel's order."""
         return self._journal.missing_on(key)
 
+    def forget_failures(self) -> int:
+        """Take failures that may pass as votes that are missing, and say how many there were."""
+        return self._journal.forget_failures()
+
     def add(self, key: ItemKey, votes: Iterable[Vote]) -> None:
         """Keep votes on an item: all of them, or those that have come.
 
@@ -112,9 +116,8 @@ class BallotStore:
             for item in one.items
             for vote in self._journal.votes_on((one.name, item.item_id))
         ]
-        with disk_watched(self.folder):
-            write_whole(self.folder / BALLOTS_FILE, _table_bytes(rows, _ballot_schema()))
-            write_whole(self.folder / TIMINGS_FILE, _table_bytes(rows, _timing_schema()))
+        write_whole(self.folder / BALLOTS_FILE, _table_bytes(rows, _ballot_schema()))
+        write_whole(self.folder / TIMINGS_FILE, _table_bytes(rows, _timing_schema()))
 
 
 def open_store(folder: Path, manifest: EvaluationManifest, item_sets: Sequence[ItemSet]) -> BallotStore:

@@ -24,7 +24,7 @@ def save_selection(selection: Selection, folder: Path, *, ensemble: str, remarks
     """Write the three files; ``remarks`` are what a reader must know first.
 
     Raises:
-        OSError: the folder cannot be written.
+        ConfigError: the folder cannot be written.
     """
     figure = plot_selection(selection)
     write_whole(folder / PARETO_FILE, png_of(figure))

@@ -11,17 +11,22 @@ from ensemble.errors import ConfigError
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Replace a file in one step."""
+    """Replace a file in one step.
+
+    Raises:
+        ConfigError: the disk does not take it.
+    """
     partial = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with partial.open("wb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        partial.replace(path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
+    with disk_watched(path):
+        try:
+            with partial.open("wb") as stream:
+                stream.write(content)
+                stream.flush()
+                os.fsync(stream.fileno())
+            partial.replace(path)
+        except BaseException:
+            partial.unlink(missing_ok=True)
+            raise
 
 
 @contextmanager
@@ -35,6 +40,4 @@ def disk_watched(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         problem = f"it cannot be written ({error.strerror or error})"
-        raise ConfigError(
-            str(path), problem, "make room there and give the same command again: it goes on where it was"
-        ) from error
+        raise ConfigError(str(path), problem, "make room there and give the same command again") from error

@@ -11,9 +11,10 @@ from ensemble.voting.decision import Decision
 _PARAGRAPHS = (
     """With --json one object is printed, and nothing else goes to stdout: answer, strategy, decided_by (all,
     lossless_quorum, risk_quorum, stage, first_token or deadline), agreement, margin, confidence (null when not
-    calibrated), withheld (the confidence is too low: the answer is a guess), label_set (choices that cannot be ruled out, likeliest first;
-    empty when not calibrated), degraded, num_asked, families, candidates, ballots, abstentions, streamed_member (whose
-    text alone was shown; else empty), replaces_stream (the answer is not what was shown).""",
+    calibrated), withheld (the confidence is too low: the answer is a guess), label_set (choices that cannot be
+    ruled out, likeliest first; empty when not calibrated), degraded, num_asked, families, candidates, ballots,
+    abstentions, streamed_member (whose text alone was shown; else empty), replaces_stream (the answer is not what
+    was shown).""",
     "candidates: [{answer, weight, members}], the answer first.",
     """ballots: [{member, family, choice, probabilities, text, logprob, latency_s, prompt_tokens, completion_tokens}],
     in the panel's order.""",

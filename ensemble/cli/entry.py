@@ -20,6 +20,7 @@ from ensemble.cli.select import select
 from ensemble.cli.serve import serve
 from ensemble.cli.status import status
 from ensemble.cli.validate import schema, validate
+from ensemble.cli.weigh import weigh
 
 app = typer.Typer(
     name="ensemble",
@@ -42,6 +43,7 @@ for command in (
     compress,
     evaluate,
     calibrate,
+    weigh,
     select,
     replay,
 ):

@@ -34,7 +34,7 @@ def softmax(logits: tuple[float, ...]) -> tuple[float, ...]:
 
 
 def ballot_from_scores(member: str, request: ScoringRequest, scores: ChoiceScores, *, latency_s: float) -> Ballot:
-    """Vote for the likeliest choice; probabilities are the softmax of the length-normalised log-probabilities.
+    """Vote for the likeliest choice; probabilities are the softmax of the member's scores.
 
     Equal scores go to the choice declared first.
 

@@ -35,8 +35,8 @@ class Ballot:
 
     Among given choices: ``choice`` is the member's first choice and ``probabilities`` has one entry a choice, in the
     declared order, summing to 1. For texts: ``text`` is the completion; the strategy makes the choice from it.
-    ``logprob`` (natural logarithm, mean per token) belongs to the choice or text and is None when unknown. ``family``
-    is filled in where a vote is told to a client; a tally takes it from the panel.
+    ``logprob`` (natural logarithm) is the choice's score by the member's scoring rule, or the text's mean per token,
+    and None when unknown. ``family`` is filled in where a vote is told to a client; a tally takes it from the panel.
     """
 
     member: str

@@ -46,7 +46,7 @@ def talks(member: str, num_pieces: int) -> Ask:
 
 async def hear_everything(fan_out: FanOut, *, timeout_s: float = LONG_S) -> list[Vote | TextPiece]:
     async with aclosing(fan_out.events(timeout_s=timeout_s)) as events:
-        return [event async for event in events]
+        return [event async for event in events if event is not None]
 
 
 async def test_a_call_that_is_cut_off_from_outside_is_an_abstention() -> None:
@@ -64,6 +64,7 @@ async def test_votes_come_in_the_order_of_arrival() -> None:
     async with FanOut({member: votes_when(gate, member) for member, gate in gates.items()}) as fan_out:
         gates["c"].set()
         async for event in fan_out.events(timeout_s=LONG_S):
+            assert event is not None
             heard.append(event.member)
             if event.member == "c":
                 gates["a"].set()

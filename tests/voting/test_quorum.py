@@ -17,7 +17,6 @@ from tests.voting.panels import build_question, count, hard, silent, soft, text
 
 CHOICES = ("red", "green", "blue")
 CHOICES_BY_COUNT = {2: ("0", "1"), 3: ("0", "1", "2"), 4: ("0", "1", "2", "3")}
-FEW = settings(max_examples=150, deadline=None)
 MANY = settings(max_examples=1000, deadline=None)
 # Equal and unequal weights, sums that floats get wrong (0.1 + 0.2), nothing, almost nothing, and a contrary member.
 WEIGHTS = st.lists(st.sampled_from([1.0, 1.0, 2.0, 0.1, 0.2, 0.3, 0.0, 1e-12, -0.5]), min_size=1, max_size=4).filter(
@@ -77,7 +76,7 @@ def test_a_stop_among_choices_equals_every_full_vote(data: tuple[Question, list[
         check_every_prefix(count(strategy, question, []), votes, options)
 
 
-@FEW
+@MANY
 @given(data=hard_votes(is_open=True))
 def test_a_stop_among_short_answers_equals_every_full_vote(
     data: tuple[Question, list[Vote], list[list[Vote]]],
@@ -176,7 +175,7 @@ def test_every_vote_of_a_small_panel_is_stopped_without_one_mismatch(strategy: s
     assert num_stopped > 20
 
 
-@FEW
+@MANY
 @given(
     weights=st.lists(st.sampled_from([1.0, 2.0, 3.0]), min_size=2, max_size=4),
     quorum=QUORUMS,

@@ -38,7 +38,6 @@ LIGHT = [(name, task) for name, task in FIRST_ROUND if not get_strategy(name).is
 HEAVY = [(name, task) for name, task in FIRST_ROUND if get_strategy(name).is_heavy]
 # One draw is tried on every light kind at once: drawing costs more than voting.
 MANY = settings(max_examples=1000, deadline=None)
-FEW = settings(max_examples=60, deadline=None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,7 +99,7 @@ def test_the_order_of_arrival_never_matters(poll: Poll) -> None:
         check_order(strategy, task, poll)
 
 
-@FEW
+@MANY
 @given(poll=polls().filter(lambda poll: any(index is not None for index, _ in poll.votes)))
 def test_the_order_of_arrival_never_matters_to_heavy_strategies(poll: Poll) -> None:
     for strategy, task in HEAVY:
@@ -131,7 +130,7 @@ def test_abstaining_equals_being_absent(poll: Poll) -> None:
         check_absence(strategy, task, poll)
 
 
-@FEW
+@MANY
 @given(poll=polls().filter(lambda p: any(i is not None and w for (i, _), w in zip(p.votes, p.weights, strict=True))))
 def test_abstaining_equals_being_absent_for_heavy_strategies(poll: Poll) -> None:
     for strategy, task in HEAVY:
