@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -119,6 +119,8 @@ class RouterServer:
     async def check_health(self) -> None:
         """Tell the figures, and return: members that are away make abstentions, not a broken router."""
         self.observer.flush()
+        if self.readiness.done() and not self.readiness.cancelled():
+            self.readiness.result()  # raises what kept it from ever being ready
         if self.online is not None:
             await self.online.check_health()
 
@@ -215,7 +217,7 @@ async def start_router(
     )
     server = GrpcServer([service], max_message_bytes=spec.limits.max_message_bytes)
     await server.start(spec.router.host, spec.router.port, is_ready=False)
-    readiness = asyncio.create_task(_announce(server, spec, place), name="readiness")
+    readiness = asyncio.create_task(announce(server, spec, place), name="readiness")
     return RouterServer(channels=channels, server=server, observer=observer, readiness=readiness, online=online)
 
 
@@ -235,7 +237,7 @@ def _online_weights(spec: Spec, secret: str) -> OnlineWeights | None:
     return OnlineWeights(ServeFeedbackStore(spec.name, folder, policies), policies, secret=secret)
 
 
-async def _announce(server: GrpcServer, spec: Spec, place: Place) -> None:
+async def announce(server: GrpcServer, spec: Spec, place: Place) -> None:
     """Let health say SERVING once everyone that one ensemble asks, and the voting service, have had a replica."""
 
     async def members_up(members: tuple[str, ...]) -> None:
@@ -245,11 +247,24 @@ async def _announce(server: GrpcServer, spec: Spec, place: Place) -> None:
     asked = [(*one.members, *filter(None, one.assistants.model_dump().values())) for one in spec.ensembles]
     waits = [asyncio.create_task(members_up(members)) for members in asked]
     try:
-        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        await _first_success(waits)
     finally:
         for wait in waits:
             wait.cancel()
     await server.set_ready()
+
+
+async def _first_success(tasks: Sequence[asyncio.Task[None]]) -> None:
+    """Return when one task has done its work; raise when all have failed."""
+    failures: list[Exception] = []
+    for task in asyncio.as_completed(tasks):
+        try:
+            await task
+        except Exception as error:  # noqa: BLE001 - whatever it was, another task may still succeed
+            failures.append(error)
+        else:
+            return
+    raise ExceptionGroup("no ensemble came up", failures)
 
 
 async def wait_for_replica(picker: ReplicaPicker) -> None:
