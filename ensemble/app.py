@@ -12,17 +12,13 @@ from typing import Any
 from ray.serve import Application
 
 from ensemble import __version__
-from ensemble.config import ResourcesConfig, Spec, wanted_resources
+from ensemble.config import ResourcesConfig, Spec
 from ensemble.errors import ConfigError
+from ensemble.planning.plan import Plan, plan_spec
 from ensemble.replica_servers import ROUTER, VOTING, member_deployment, start_member, start_router, start_voting
 from ensemble.serving.application import DeploymentPlan, bind_application
-from ensemble.serving.cluster import (
-    DeploymentState,
-    application_secret,
-    check_resources,
-    is_running,
-    run_application,
-)
+from ensemble.serving.cluster import application_secret, cluster_nodes, run_application
+from ensemble.serving.deployment_states import DeploymentState, is_running
 from ensemble.serving.feedback_store import end_keepers
 from ensemble.spec_file import load_calibrations, load_spec, parse_spec
 
@@ -43,9 +39,10 @@ def build_application(spec: Spec, secret: str) -> Application:
         member_deployment(member.name): DeploymentPlan(
             name=member_deployment(member.name),
             version=_version(spec, secret, member.model_dump_json(exclude={"family", "weight", "replicas"})),
-            start=partial(start_member, member, secret),
+            start=partial(start_member, member, secret, spec.serving.start_timeout_s),
             replicas=member.replicas,
             resources=member.resources,
+            num_parallel=member.num_parallel,
         )
         for member in spec.members
     }
@@ -96,7 +93,7 @@ def deploy(
     Raises:
         ConfigError: the machine lacks what the spec asks for, or the application did not come up.
     """
-    check_resources(wanted_resources(spec))
+    plan_on_cluster(spec, is_own_cluster=is_own_cluster)
     was_running = is_running(spec.name)
     if is_own_cluster and not was_running:
         check_port(spec.router.host, spec.router.port)
@@ -110,6 +107,19 @@ def deploy(
     if not any(ensemble.feedback for ensemble in spec.ensembles):
         # The replicas that used one are gone by now; with feedback the new replicas' store has ended older ones.
         end_keepers(spec.name)
+
+
+def plan_on_cluster(spec: Spec, *, is_own_cluster: bool) -> Plan:
+    """Plan the spec on the nodes of the cluster that this process is connected to.
+
+    On ``is_own_cluster``, whose checkpoints lie here, only those are left open that come from the hub later.
+
+    Raises:
+        ConfigError: it does not fit.
+        CheckpointError: a checkpoint cannot be measured.
+    """
+    nodes = cluster_nodes(with_facts=any(member.engine.type != "echo" for member in spec.members))
+    return plan_spec(spec, nodes, absent="hub" if is_own_cluster else "anywhere")
 
 
 def check_port(host: str, port: int) -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import re
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -21,7 +23,10 @@ from ensemble.voting.strategy import task_of
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 HEAVIEST = 1e6
 """A member's greatest weight: far above any sensible one, far below where sums of weights lose their exactness."""
-_TUNING = {"type", "device", "threads", "max_batch", "max_waiting", "max_step_tokens", "delay_s", "token_delay_s"}
+_TUNING = {
+    *("type", "device", "threads", "max_batch", "max_waiting", "max_step_tokens", "delay_s", "token_delay_s"),
+    *("kv_cache_gib", "prefix_caching", "tensor_parallel_size", "pipeline_parallel_size", "max_draft"),
+}
 """Engines' options that leave the answers as they are."""
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+(@[\w./-]+)?")
 
@@ -32,8 +37,20 @@ class ResourcesConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     cpus: float = Field(default=1.0, ge=0.0, allow_inf_nan=False, description="cores, fractions allowed")
-    gpus: float = Field(default=0.0, ge=0.0, allow_inf_nan=False, description="GPUs, fractions share one")
+    gpus: float = Field(
+        default=0.0,
+        ge=0.0,
+        allow_inf_nan=False,
+        description="GPUs; a fraction is a share of one, of its memory as well; the GPUs of a parallel engine together",
+    )
     memory_gib: float = Field(default=0.0, ge=0.0, allow_inf_nan=False, description="0 reserves none")
+
+    @field_validator("gpus")
+    @classmethod
+    def _whole_above_one(cls, gpus: float) -> float:
+        if gpus > 1 and gpus != int(gpus):
+            raise ValueError(f"{gpus:g} GPUs cannot be had: above one, only whole ones")
+        return gpus
 
 
 class MemberConfig(BaseModel):
@@ -46,6 +63,11 @@ class MemberConfig(BaseModel):
     checkpoint: str = Field(
         default="",
         description="Hugging Face id, folder, GGUF file, package:NAME/FILE.gguf, or cache:NAME in the cache",
+    )
+    checkpoint_digest: str = Field(
+        default="",
+        pattern=r"^(sha256:[0-9a-f]{64})?$",
+        description="replicas start on this very checkpoint alone; `ensemble digest` prints what to write here",
     )
     engine: EngineConfig = EmbeddedEngineConfig()
     prompt: PromptFormat = PromptFormat()
@@ -62,6 +84,8 @@ class MemberConfig(BaseModel):
     def _needs_checkpoint(self) -> Self:
         if self.engine.type != "echo" and not self.checkpoint:
             raise ValueError("an engine with a model needs a checkpoint")
+        if self.checkpoint_digest and not self.checkpoint:
+            raise ValueError("checkpoint_digest pins a checkpoint, and there is none")
         return self
 
     @model_validator(mode="after")
@@ -69,6 +93,31 @@ class MemberConfig(BaseModel):
         if self.engine.type != "echo" and self.engine.device == "cuda" and not self.resources.gpus:
             raise ValueError("engine.device is cuda, but resources.gpus is 0; give it a GPU or a fraction of one")
         return self
+
+    @model_validator(mode="after")
+    def _parallel_needs_gpus(self) -> Self:
+        if self.num_parallel > 1 and self.resources.gpus != self.num_parallel:
+            raise ValueError(
+                f"tensor_parallel_size times pipeline_parallel_size is {self.num_parallel}, but resources.gpus is "
+                f"{self.resources.gpus:g}; a replica takes that many whole GPUs, so make them equal"
+            )
+        return self
+
+    @property
+    def num_parallel(self) -> int:
+        """GPUs that one replica's engine splits its model over; 1 where it does not."""
+        sizes = (getattr(self.engine, f"{kind}_parallel_size", 1) for kind in ("tensor", "pipeline"))
+        return math.prod(sizes)
+
+    @property
+    def has_weights(self) -> bool:
+        """Whether its checkpoint needs weights; a dummy load makes them up."""
+        return getattr(self.engine, "load_format", "") != "dummy"
+
+    @property
+    def is_on_gpu(self) -> bool:
+        """Whether its engine runs on a GPU: it has one, and does not refuse it."""
+        return self.resources.gpus > 0 and getattr(self.engine, "device", "cpu") != "cpu"
 
 
 class RouterConfig(BaseModel):
@@ -194,10 +243,17 @@ def fingerprint(member: MemberConfig) -> str:
     facts = {
         "checkpoint": _checkpoint_name(member.checkpoint),
         "engine": member.engine.type,
-        "options": member.engine.model_dump(mode="json", exclude_defaults=True, exclude=_TUNING),
+        "options": _options(member.engine),
         "prompt": member.prompt.model_dump(mode="json", exclude_defaults=True),
     }
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _options(engine: EngineConfig) -> dict[str, Any]:
+    options = engine.model_dump(mode="json", exclude_defaults=True, exclude=_TUNING)
+    if "others" in options:
+        options["others"] = [_checkpoint_name(other) for other in options["others"]]
+    return options
 
 
 def _checkpoint_name(reference: str) -> str:
@@ -208,17 +264,19 @@ def _checkpoint_name(reference: str) -> str:
     return "/".join(parts[-2:])
 
 
-def wanted_resources(spec: Spec) -> dict[str, tuple[ResourcesConfig, int]]:
-    """Say what one replica takes and how many there are, by place in the spec."""
-    wanted = {f"members[{i}].resources": (member.resources, member.replicas) for i, member in enumerate(spec.members)}
-    for place, part in (("router", spec.router), ("voting", spec.voting)):
-        wanted[place] = (ResourcesConfig(cpus=part.cpus), part.replicas)
-    return wanted
-
-
 def cache_dir() -> Path:
     """Where converted checkpoints are kept: ``ENSEMBLE_CACHE_DIR``, or ``~/.cache/ensemble``."""
     return Path(os.environ.get("ENSEMBLE_CACHE_DIR", "~/.cache/ensemble")).expanduser()
+
+
+def visible_gpus() -> tuple[str, ...]:
+    """Name the GPUs that this process may use, as ``CUDA_VISIBLE_DEVICES`` does: by number or UUID."""
+    return tuple(name.strip() for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip())
+
+
+def gpu_lock_dir() -> Path:
+    """Where this machine's processes agree on who starts on a GPU: ``ENSEMBLE_GPU_LOCK_DIR``, or a temporary folder."""
+    return Path(os.environ.get("ENSEMBLE_GPU_LOCK_DIR") or Path(tempfile.gettempdir()) / "ensemble-gpus")
 
 
 def set_ray_environment() -> None:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ensemble.config import MemberConfig, Spec, cache_dir
+from ensemble.checkpoints import resolve_checkpoint
+from ensemble.checkpoints.digest import check_digest
+from ensemble.config import MemberConfig, Spec, cache_dir, gpu_lock_dir, visible_gpus
 from ensemble.engines.engine import Engine, EngineStats
+from ensemble.engines.gpu_turn import gpu_turn
 from ensemble.engines.load import build_engine
 from ensemble.errors import MemberUnavailableError
+from ensemble.planning.fit import find_gpus, fit_to_gpus
 from ensemble.router.build_ensemble import build_ensemble
 from ensemble.router.election import Ensemble
 from ensemble.router.ensemble_router import EnsembleRouter
@@ -24,6 +28,7 @@ from ensemble.rpc.replica_call import ReplicaCaller
 from ensemble.rpc.server import GrpcServer, Service
 from ensemble.rpc.voting_client import GrpcVotingClient
 from ensemble.rpc.voting_servicer import VotingServicer
+from ensemble.serving.engine_figures import EngineFigures
 from ensemble.serving.feedback_store import ServeFeedbackStore
 from ensemble.serving.observer import ServeObserver
 from ensemble.serving.replica import Place
@@ -42,10 +47,11 @@ MEMBER_MESSAGE_BYTES = 1 << 28
 
 @dataclass(slots=True)
 class MemberServer:
-    """A member's replica: an engine and the server in front of it."""
+    """A member's replica: an engine, the server in front of it, and the engine's figures."""
 
     engine: Engine
     server: GrpcServer
+    figures: EngineFigures
 
     @property
     def port(self) -> int:
@@ -57,13 +63,15 @@ class MemberServer:
         return self.engine.stats()
 
     async def check_health(self) -> None:
-        """Raise when the engine cannot serve."""
+        """Tell the figures, and raise when the engine cannot serve."""
+        self.figures.tell(self.engine.stats())
         await self.engine.check_health()
 
     async def stop(self, *, grace_s: float) -> None:
         """Drain, then free the engine."""
         await self.server.stop(grace_s=grace_s)
         await self.engine.close()
+        self.figures.tell(self.engine.stats())
 
 
 @dataclass(slots=True)
@@ -112,6 +120,8 @@ class RouterServer:
     async def check_health(self) -> None:
         """Tell the figures, and return: members that are away make abstentions, not a broken router."""
         self.observer.flush()
+        if self.readiness.done() and not self.readiness.cancelled():
+            self.readiness.result()  # raises what kept it from ever being ready
         if self.online is not None:
             await self.online.check_health()
 
@@ -125,23 +135,42 @@ class RouterServer:
         await self.channels.close()
 
 
-async def start_member(member: MemberConfig, secret: str, place: Place) -> MemberServer:
-    """Load the member's engine and serve it on a free port."""
-    engine = build_engine(
-        member.engine,
-        checkpoint=member.checkpoint,
-        member=member.name,
-        prompt_format=member.prompt,
-        cache_dir=cache_dir() / "checkpoints",
-    )
-    await engine.start()
+async def start_member(member: MemberConfig, secret: str, start_timeout_s: float, /, place: Place) -> MemberServer:
+    """Load the member's engine and serve it on a free port; members that share a GPU do so one after another."""
+    await asyncio.to_thread(_prepare_checkpoint, member, place)
+    # A parallel engine has its GPUs to itself.
+    gpus = await asyncio.to_thread(find_gpus, visible_gpus()) if member.is_on_gpu and member.num_parallel == 1 else ()
+    names = [gpu.uuid or str(gpu.index) for gpu in gpus]
+    async with gpu_turn(
+        names, member=member.name, folder=gpu_lock_dir(), timeout_s=start_timeout_s, on_phase=place.on_phase
+    ):
+        place.on_phase("import the engine", 0.0)
+        # Some engines take half a minute to import.
+        engine = await asyncio.to_thread(
+            build_engine,
+            await asyncio.to_thread(fit_to_gpus, member, gpus),
+            checkpoint=member.checkpoint,
+            member=member.name,
+            prompt_format=member.prompt,
+            cache_dir=cache_dir() / "checkpoints",
+        )
+        await engine.start(place.on_phase)
     service = Service(
         descriptor=member_service_pb2.DESCRIPTOR.services_by_name["MemberService"],
         servicer=MemberServicer(member.name, engine),
     )
     server = GrpcServer([service], max_message_bytes=MEMBER_MESSAGE_BYTES, secret=secret)
     await server.start(place.node_ip, 0)
-    return MemberServer(engine=engine, server=server)
+    return MemberServer(engine=engine, server=server, figures=EngineFigures(member.name))
+
+
+def _prepare_checkpoint(member: MemberConfig, place: Place) -> None:
+    """Fetch or convert the checkpoint before a GPU waits for it, and see that it is the pinned one."""
+    folder = cache_dir() / "checkpoints"
+    if member.checkpoint_digest:
+        check_digest(member.checkpoint, member.checkpoint_digest, cache_dir=folder, on_phase=place.on_phase)
+    if member.checkpoint:
+        resolve_checkpoint(member.checkpoint, cache_dir=folder, on_phase=place.on_phase)
 
 
 async def start_voting(num_threads: int, secret: str, place: Place) -> VotingServer:
@@ -190,7 +219,7 @@ async def start_router(
     server = GrpcServer([service], max_message_bytes=spec.limits.max_message_bytes)
     # Who is found by asking Serve alone needs no address that was known before.
     await server.start(spec.router.host or place.node_ip, spec.router.port, is_ready=False)
-    readiness = asyncio.create_task(_announce(server, spec, place), name="readiness")
+    readiness = asyncio.create_task(announce(server, spec, place), name="readiness")
     return RouterServer(
         channels=channels,
         server=server,
@@ -217,7 +246,7 @@ def _online_weights(spec: Spec, secret: str) -> OnlineWeights | None:
     return OnlineWeights(ServeFeedbackStore(spec.name, folder, policies), policies, secret=secret)
 
 
-async def _announce(server: GrpcServer, spec: Spec, place: Place) -> None:
+async def announce(server: GrpcServer, spec: Spec, place: Place) -> None:
     """Let health say SERVING once everyone that one ensemble asks, and the voting service, have had a replica."""
 
     async def members_up(members: tuple[str, ...]) -> None:
@@ -227,11 +256,24 @@ async def _announce(server: GrpcServer, spec: Spec, place: Place) -> None:
     asked = [(*one.members, *filter(None, one.assistants.model_dump().values())) for one in spec.ensembles]
     waits = [asyncio.create_task(members_up(members)) for members in asked]
     try:
-        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        await _first_success(waits)
     finally:
         for wait in waits:
             wait.cancel()
     await server.set_ready()
+
+
+async def _first_success(tasks: Sequence[asyncio.Task[None]]) -> None:
+    """Return when one task has done its work; raise when all have failed."""
+    failures: list[Exception] = []
+    for task in asyncio.as_completed(tasks):
+        try:
+            await task
+        except Exception as error:  # noqa: BLE001 - whatever it was, another task may still succeed
+            failures.append(error)
+        else:
+            return
+    raise ExceptionGroup("no ensemble came up", failures)
 
 
 async def wait_for_replica(picker: ReplicaPicker) -> None:

@@ -13,7 +13,8 @@ from pydantic import BaseModel, ValidationError
 
 from ensemble.calibration.calibration_file import Calibration, check_fits, load_calibration
 from ensemble.checkpoints.reference import PACKAGE_PREFIX
-from ensemble.config import Spec, cache_dir, fingerprint
+from ensemble.config import MemberConfig, Spec, cache_dir, fingerprint
+from ensemble.engines.config import FusedEngineConfig
 from ensemble.errors import ConfigError
 from ensemble.router.config import CALIBRATED_STRATEGIES, EnsembleConfig
 
@@ -69,10 +70,7 @@ def parse_spec(data: Mapping[str, Any], *, source: str, folder: Path) -> Spec:
     except ValidationError as error:
         problems = [f"{_place(problem['loc'])}: {_problem(problem)}" for problem in _own_problems(error)]
         raise ConfigError(source, "; ".join(problems), "see `ensemble schema` for what a spec may say") from error
-    members = tuple(
-        member.model_copy(update={"checkpoint": _checkpoint(member.checkpoint, folder, where=f"members[{index}]")})
-        for index, member in enumerate(spec.members)
-    )
+    members = tuple(_with_checkpoints(member, folder, f"members[{index}]") for index, member in enumerate(spec.members))
     ensembles = tuple(_with_paths(ensemble, folder, index) for index, ensemble in enumerate(spec.ensembles))
     return spec.model_copy(update={"members": members, "ensembles": ensembles})
 
@@ -94,16 +92,39 @@ def load_calibrations(spec: Spec) -> dict[str, Calibration]:
                 ensemble=ensemble.name,
                 fingerprint_by_member={name: fingerprint(member_by_name[name]) for name in ensemble.members},
                 family_by_member={name: member_by_name[name].family for name in ensemble.members},
+                facts={} if calibration.has_choices else text_facts(ensemble),
             )
             _check_has_what_is_wanted(calibration, ensemble)
             calibrations[ensemble.name] = calibration
     return calibrations
 
 
+def generation_facts(ensemble: EnsembleConfig) -> dict[str, str]:
+    """Say how an ensemble's texts are drawn, each parameter as JSON."""
+    return {name: json.dumps(value) for name, value in ensemble.generation.model_dump(mode="json").items()}
+
+
+def text_facts(ensemble: EnsembleConfig) -> dict[str, str]:
+    """Say what a calibration on texts depends on besides the members: how they are drawn, and how answers are read."""
+    return {**generation_facts(ensemble), "answer": ensemble.answer.model_dump_json()}
+
+
 def spec_schema() -> str:
     """Give the spec's JSON schema, for editors."""
     schema = {"$schema": "https://json-schema.org/draft/2020-12/schema", **Spec.model_json_schema()}
     return json.dumps(schema, indent=2) + "\n"
+
+
+def _with_checkpoints(member: MemberConfig, folder: Path, where: str) -> MemberConfig:
+    """Take a member's checkpoints from the spec's folder or the cache."""
+    changed: dict[str, object] = {"checkpoint": _checkpoint(member.checkpoint, folder, where=f"{where}.checkpoint")}
+    if isinstance(member.engine, FusedEngineConfig):
+        others = tuple(
+            _checkpoint(other, folder, where=f"{where}.engine.others[{n}]")
+            for n, other in enumerate(member.engine.others)
+        )
+        changed["engine"] = member.engine.model_copy(update={"others": others})
+    return member.model_copy(update=changed)
 
 
 def _checkpoint(reference: str, folder: Path, *, where: str) -> str:
@@ -117,7 +138,7 @@ def _checkpoint(reference: str, folder: Path, *, where: str) -> str:
         return str(path.resolve()) if is_path else reference
     # An unknown user's home, a name too long for a file, a null character.
     except (RuntimeError, OSError, ValueError) as error:
-        raise ConfigError(f"{where}.checkpoint", f"{reference!r} cannot be a path ({error})", "mend it") from error
+        raise ConfigError(where, f"{reference!r} cannot be a path ({error})", "mend it") from error
 
 
 def _with_paths(ensemble: EnsembleConfig, folder: Path, index: int) -> EnsembleConfig:
@@ -174,7 +195,7 @@ def _own_problems(error: ValidationError) -> list[Any]:
 
 def _place(location: tuple[int | str, ...]) -> str:
     # Tagged unions put their tag into the location, which is no key of the file.
-    keys = [key for key in location if key not in {"embedded", "classifier", "echo"}]
+    keys = [key for key in location if key not in {"embedded", "classifier", "echo", "fused", "vllm"}]
     path = "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in keys)
     return path.lstrip(".") or "the spec"
 

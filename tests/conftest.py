@@ -5,13 +5,15 @@ from __future__ import annotations
 import shutil
 import signal
 import tempfile
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+import pytest_asyncio
 
 if TYPE_CHECKING:
+    from tests.engines.vllm_runs import SharedVllm
     from tests.serving.systems import RunningSystem
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -43,3 +45,16 @@ def system(cluster: None, tmp_path_factory: pytest.TempPathFactory) -> RunningSy
     from tests.serving.systems import build_shared_spec, run  # noqa: PLC0415 - as above
 
     return run(build_shared_spec(save_random_llama(tmp_path_factory.mktemp("tiny-llama"))))
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def tiny_vllm(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[SharedVllm]:
+    """Run vLLM's processes for a tiny random model; the tests that share them run in the session's event loop."""
+    from tests.engines.tiny_checkpoints import save_random_llama  # noqa: PLC0415 - as above
+    from tests.engines.vllm_runs import HEAD_DIM, SharedVllm, running_vllm  # noqa: PLC0415 - as above
+
+    checkpoint = save_random_llama(tmp_path_factory.mktemp("tiny-vllm"), head_dim=HEAD_DIM)
+    async with running_vllm(checkpoint) as engine:
+        shared = SharedVllm(engine, checkpoint)
+        yield shared
+        shared.forget()

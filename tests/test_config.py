@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from ensemble.config import Spec, cache_dir, set_ray_environment, wanted_resources
+from ensemble.config import Spec, cache_dir, set_ray_environment
 from ensemble.engines.config import EchoEngineConfig, EmbeddedEngineConfig
 from ensemble.errors import EnsembleError
 from ensemble.router import validation
@@ -162,20 +162,6 @@ def test_cuda_with_a_fraction_of_a_gpu_is_taken() -> None:
     spec = build_spec(members=[member(engine=engine, checkpoint="org/name", resources={"gpus": 0.25})])
 
     assert spec.members[0].resources.gpus == 0.25
-
-
-def test_the_router_and_the_voters_take_resources_too() -> None:
-    spec = build_spec(
-        members=[member(replicas=3)], router={"cpus": 0.5, "replicas": 2}, voting={"cpus": 4, "replicas": 5}
-    )
-
-    wanted = wanted_resources(spec)
-
-    assert {place: (resources.cpus, replicas) for place, (resources, replicas) in wanted.items()} == {
-        "members[0].resources": (1.0, 3),
-        "router": (0.5, 2),
-        "voting": (4.0, 5),
-    }
 
 
 def test_a_spec_cannot_be_changed() -> None:

@@ -34,6 +34,10 @@ def build_spec(**ensemble: Any) -> Spec:
         ({"asking": {"policy": "hedge"}}, "policy"),
         ({"quorum": {"risk": 0.01}}, "quorum.risk needs a calibration"),
         ({"quorum": {"risk": 1.0}}, "less than 1"),
+        (
+            {"asking": {"policy": "cascade", "stages": [["a"], ["b", "c"]]}, "quorum": {"risk": 0.01}, **CALIBRATED},
+            "certified for votes of everyone asked at once",
+        ),
         ({"abstain_below": 0.5}, "abstain_below needs a calibration"),
         ({"abstain_below": 1.5, **CALIBRATED}, "less than or equal to 1"),
         ({"label_set_alpha": 0.1}, "label_set_alpha needs a calibration"),
@@ -46,6 +50,8 @@ def build_spec(**ensemble: Any) -> Spec:
         ({"feedback": {"state_dir": "s", "audit_share": 0.0}}, "greater than 0"),
         ({"feedback": {"state_dir": "s", "learning_rate": float("nan")}}, "learning_rate"),
         ({"feedback": {"state_dir": "s", "max_shift": 11.0}}, "max_shift"),
+        ({"feedback": {"state_dir": "s"}, "abstain_below": 0.5, **CALIBRATED}, "abstain_below is about the calibrated"),
+        ({"feedback": {"state_dir": "s"}, "quorum": {"risk": 0.01}, **CALIBRATED}, "which feedback would move"),
     ],
 )
 def test_what_an_ensemble_cannot_do_is_refused_with_the_reason(ensemble: dict[str, Any], told: str) -> None:
@@ -64,6 +70,7 @@ def test_what_an_ensemble_cannot_do_is_refused_with_the_reason(ensemble: dict[st
         {"generate_strategy": "judge", "assistants": {"judge": "d"}},
         {"generate_strategy": "rank"},
         {"feedback": {"state_dir": "s"}},
+        {"feedback": {"state_dir": "s"}, "classify_strategy": "stacking", **CALIBRATED},
     ],
     ids=repr,
 )

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
+import yaml
 
 from ensemble.config import Spec
 from ensemble.errors import ConfigError
 from ensemble.spec_file import load_spec, parse_spec, spec_schema
 from tests.cli.specs import GOOD, write_spec
 
-SPECS = Path(__file__).parents[1] / "deploy" / "specs"
+README = Path(__file__).parents[1] / "README.md"
+SPECS = README.parent / "deploy" / "specs"
 
 
 def load(folder: Path, text: str) -> Spec:
@@ -23,6 +26,17 @@ def load(folder: Path, text: str) -> Spec:
 def with_checkpoint(reference: str) -> str:
     """Give the good spec with a first member that runs a model."""
     return GOOD.replace("engine: {type: echo}", f"checkpoint: {json.dumps(reference)}", 1)
+
+
+def test_the_readmes_specs_hold() -> None:
+    blocks = re.findall(r"```yaml\n(.*?)```", README.read_text("utf-8"), flags=re.DOTALL)
+    whole, ensemble = (yaml.safe_load(block) for block in blocks)
+
+    spec = parse_spec(whole, source="README.md", folder=README.parent)
+    more = parse_spec({**whole, "ensembles": ensemble}, source="README.md", folder=README.parent)
+
+    assert spec.ensembles[0].name == more.ensembles[0].name == "default"
+    assert more.ensembles[0].abstain_below == 0.5
 
 
 def test_a_relative_checkpoint_is_taken_from_the_specs_folder(tmp_path: Path) -> None:

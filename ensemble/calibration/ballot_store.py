@@ -91,6 +91,10 @@ class BallotStore:
         """Name the members whose vote on an item is not there yet, in the panel's order."""
         return self._journal.missing_on(key)
 
+    def forget_failures(self) -> int:
+        """Take failures that may pass as votes that are missing, and say how many there were."""
+        return self._journal.forget_failures()
+
     def add(self, key: ItemKey, votes: Iterable[Vote]) -> None:
         """Keep votes on an item: all of them, or those that have come.
 

@@ -69,7 +69,8 @@ class SureRecord(_Record):
 class StageRecord(_Record):
     """A way of asking in stages: what it saves of the full panel's cost on held-out items, and at what accuracy.
 
-    ``min_confidence`` is the threshold of ``staged``, None for a ``cascade``. ``num_gained`` and ``num_lost`` are items
+    ``min_confidence`` is the threshold of ``staged``, chosen on all items, None for a ``cascade``; the figures are of
+    thresholds chosen without the items at hand. ``num_gained`` and ``num_lost`` are items
     that only it, and only the full panel, had right; ``is_refused``: it loses significantly, or too much.
     """
 
@@ -93,8 +94,9 @@ class HeldOutRecord(_Record):
     family discount, kappa 1), ``ece_after`` that of what was fitted; both over bins of equal mass. ``num_gained`` and
     ``num_lost`` are items that only the ensemble, and only the best member, had right; ``p_value`` is McNemar's. The
     best member is taken as it is or (``is_best_corrected``) by its own correction, whichever is better.
-    ``num_risk_stops`` counts votes that certificates ended in a random order of arrival, ``num_risk_disagreements``
-    those among them that the full panel answers otherwise, ``risk_bound`` the largest bound of a certificate.
+    ``num_risk_stops`` counts votes that certificates ended in a random order of arrival or in the stored one, whichever
+    is worse, ``num_risk_disagreements`` those among them that the full panel answers otherwise, and ``risk_bound`` is
+    the largest bound of a certificate. Where the share is significantly above it, the strategy's are left out.
     """
 
     num_items: Count
@@ -253,14 +255,26 @@ def save_calibration(calibration: Calibration, path: Path) -> None:
     write_whole(path, text.encode())
 
 
+def _changes(member: str, record: MemberRecord, family: str, fingerprint: str) -> list[str]:
+    problems = []
+    if record.family != family:
+        problems.append(f"{member} was of family {record.family!r} and is of {family!r}")
+    if record.fingerprint != fingerprint:
+        problems.append(f"{member} has changed (it was {record.fingerprint}, it is {fingerprint})")
+    return problems
+
+
 def check_fits(
     calibration: Calibration,
     *,
     ensemble: str,
     fingerprint_by_member: Mapping[str, str],
     family_by_member: Mapping[str, str],
+    facts: Mapping[str, str],
 ) -> None:
     """Refuse a calibration that was made for another ensemble, other members, or members that have changed since.
+
+    ``facts`` are the spec's of now; of those that the calibration has, all must be the same.
 
     Raises:
         ConfigError: it does not fit; the facts say in what.
@@ -274,12 +288,12 @@ def check_fits(
     if surplus := sorted(made_for - given):
         problems.append(f"it was made with {', '.join(surplus)}, which the ensemble lacks")
     for member in sorted(made_for & given):
-        record = calibration.members[member]
-        if record.family != family_by_member[member]:
-            problems.append(f"{member} was of family {record.family!r} and is of {family_by_member[member]!r}")
-        if record.fingerprint != fingerprint_by_member[member]:
-            problems.append(
-                f"{member} has changed (it was {record.fingerprint}, it is {fingerprint_by_member[member]})"
-            )
+        problems += _changes(
+            member, calibration.members[member], family_by_member[member], fingerprint_by_member[member]
+        )
+    for name, now in facts.items():
+        then = calibration.spec_facts.get(name, now)
+        if then != now:
+            problems.append(f"{name} was {then} and is {now}")
     if problems:
         raise ConfigError(f"ensembles.{ensemble}.calibration", "; ".join(problems), _REMEDY)

@@ -12,6 +12,7 @@ from ensemble.calibration.items import ItemVotes
 from ensemble.calibration.outcomes import Outcome, VoteSetup, decide_items
 from ensemble.errors import ConfigError, InvalidRequestError
 from ensemble.voting.ballot import Abstention, Voter
+from ensemble.voting.calibrated import EnsembleCalibration
 from ensemble.voting.registry import STRATEGY_NAMES, get_strategy
 from ensemble.voting.short_answer import AnswerRule
 from ensemble.voting.strategy import Task, task_of
@@ -28,7 +29,7 @@ class CountOptions:
     """The ensemble as the spec has it: weights, how short answers are read, and the strategies that it answers with.
 
     ``strategy_by_kind`` has the one for items with choices under True, and that for texts under False; answers less
-    sure than ``withhold_below`` are withheld.
+    sure than ``withhold_below`` are withheld. ``served`` is the calibration that the spec names, made on other items.
     """
 
     ensemble: str
@@ -36,14 +37,19 @@ class CountOptions:
     strategy_by_kind: Mapping[bool, str]
     answer_rule: AnswerRule = AnswerRule()
     withhold_below: float = 0.0
+    served: EnsembleCalibration | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Way:
-    """A strategy over a panel, raw or calibrated, with the folds it is measured on and what came of it."""
+    """A strategy over a panel, with the folds it is measured on and what came of it.
+
+    It is raw, calibrated on the other folds (``is_fitted``), or as served: with the calibration that the spec names.
+    """
 
     strategy: str
     is_fitted: bool
+    is_served: bool = False
     measure: Measure
     folds: tuple[Fold, ...]
     outcomes: tuple[Outcome, ...]
@@ -72,7 +78,8 @@ class CountedSet:
     """All ways of one set; ``calibration`` is None when nothing could be fitted, and ``problem`` says why.
 
     ``alone`` has by measure one way a member, in the panel's order; ``corrected`` has the same with each member's own
-    calibration, where it has one. Items are sorted as the ways' outcomes are.
+    calibration, where it has one. ``served`` is the spec's strategy with the calibration that the spec names, or None.
+    Items are sorted as the ways' outcomes are.
     """
 
     items: tuple[ItemVotes, ...]
@@ -80,6 +87,7 @@ class CountedSet:
     alone: Mapping[Measure, tuple[Way, ...]]
     corrected: tuple[Way, ...]
     ways: tuple[Way, ...]
+    served: Way | None
     failed: tuple[str, ...]
     calibration: Calibration | None
     problem: str
@@ -113,6 +121,7 @@ def count_set(items: Sequence[ItemVotes], options: CountOptions) -> CountedSet:
         alone=alone,
         corrected=corrected,
         ways=tuple(ways),
+        served=_served_way(ordered, options, has_choices=has_choices),
         failed=failed,
         calibration=calibration,
         problem=problem,
@@ -169,6 +178,21 @@ def _raw_way(
 ) -> Way:
     folds: tuple[Fold, ...] = ((VoteSetup(strategy=strategy, panel=panel, answer_rule=options.answer_rule), items),)
     return Way(strategy=strategy, is_fitted=False, measure=measure, folds=folds, outcomes=_count(folds))
+
+
+def _served_way(items: tuple[ItemVotes, ...], options: CountOptions, *, has_choices: bool) -> Way | None:
+    """Count as the spec's ensemble does; None when its calibration is not for such items, or it asks models again."""
+    name, calibration = options.strategy_by_kind[has_choices], options.served
+    task = task_of(get_strategy(name), has_choices=has_choices)
+    if calibration is None or calibration.has_choices is not has_choices or name not in calibration.by_strategy:
+        return None
+    if task is None or get_strategy(name).second_round is not None:
+        return None
+    setup = VoteSetup(strategy=name, panel=options.voters, calibration=calibration, answer_rule=options.answer_rule)
+    folds: tuple[Fold, ...] = ((setup, items),)
+    return Way(
+        strategy=name, is_fitted=False, is_served=True, measure=_measure(task), folds=folds, outcomes=_count(folds)
+    )
 
 
 def _fitted_way(

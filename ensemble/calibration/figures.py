@@ -60,14 +60,17 @@ class MemberFigures:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StrategyFigures:
-    """One voting rule over the whole panel: with the spec's weights, or (``is_fitted``) calibrated on other items.
+    """One voting rule over the whole panel: uncalibrated, calibrated on other items, or as served.
 
+    That is with the spec's weights, fitted on the other folds (``is_fitted``), or with the calibration that the spec
+    names (``is_served``).
     ``ece_before`` is the calibration error of the independence formula; both errors are None when not fitted, and then
     there are no curve and no ``sure`` answers.
     """
 
     strategy: str
     is_fitted: bool
+    is_served: bool
     score: Score
     comparison: Comparison
     ece_before: float | None
@@ -78,6 +81,8 @@ class StrategyFigures:
     @property
     def title(self) -> str:
         """Name it in a few words."""
+        if self.is_served:
+            return f"{self.strategy}, as served"
         return f"{self.strategy}, {'calibrated' if self.is_fitted else 'uncalibrated'}"
 
 
@@ -127,6 +132,7 @@ class Verdict:
     strategy: str
     is_named: bool
     is_fitted: bool
+    is_served: bool
     score: float
     best_member: str
     best_member_score: float

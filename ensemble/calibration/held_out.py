@@ -22,17 +22,15 @@ from ensemble.calibration.outcomes import (
     Outcome,
     VoteSetup,
     decide_items,
-    random_arrivals,
     reference_answer,
-    stop_item,
     sure_answers,
 )
 from ensemble.calibration.parameters import independence_sums
+from ensemble.calibration.risk_stops import RiskStops, measure_risk_stops
 from ensemble.calibration.statistics import Bools, accuracy_interval, calibration_error, mcnemar
 from ensemble.calibration.vote_arrays import VoteArrays
 from ensemble.voting.ballot import Voter
 from ensemble.voting.calibrated import EnsembleCalibration, MemberCalibration, StrategyCalibration
-from ensemble.voting.decision import DecidedBy
 from ensemble.voting.short_answer import AnswerRule
 
 
@@ -79,8 +77,8 @@ def measure_strategy(name: str, folds: Sequence[FittedFold], *, options: Measure
     interval = accuracy_interval(int(correct_N.sum()), len(outcomes))
     best = _best_member(folds)
     comparison = mcnemar(correct_N, best.is_correct_N)
-    num_stops, num_disagreements = _count_risk_stops(setups, folds, outcomes, options.seed)
-    certificates = [one for fold in folds for one in fold.calibration.by_strategy[name].certificates]
+    fold_items = [(setup, fold.held_out) for setup, fold in zip(setups, folds, strict=True)]
+    risk = measure_risk_stops(fold_items, outcomes, seed=options.seed)
     sizes, covered = _label_sets(items, outcomes)
     return HeldOutRecord(
         num_items=len(outcomes),
@@ -96,9 +94,9 @@ def measure_strategy(name: str, folds: Sequence[FittedFold], *, options: Measure
         p_value=comparison.p_value,
         label_set_coverage=float(np.mean(covered)) if sizes else None,
         mean_label_set_size=float(np.mean(sizes)) if sizes else None,
-        num_risk_stops=num_stops,
-        num_risk_disagreements=num_disagreements,
-        risk_bound=max((one.bound for one in certificates), default=0.0),
+        num_risk_stops=risk.num_stops,
+        num_risk_disagreements=risk.num_disagreements,
+        risk_bound=risk.bound,
         sure=tuple(
             SureRecord(min_confidence=one.min_confidence, share=one.share, accuracy=one.accuracy)
             for one in sure_answers(outcomes, withhold_below=options.withhold_below)
@@ -142,7 +140,8 @@ def strategy_record(
     alpha: float | None,
     delta: float | None,
 ) -> StrategyRecord:
-    """Put what was fitted beside how it did."""
+    """Put what was fitted beside how it did; certificates that did not hold on held-out items are left out."""
+    certificates = () if risk_stops_of(held_out).is_beyond else fitted.certificates
     return StrategyRecord(
         weight_by_member=dict(fitted.weight_by_member),
         kappa=fitted.kappa,
@@ -160,10 +159,19 @@ def strategy_record(
                 num_disagreements=one.num_disagreements,
                 bound=one.bound,
             )
-            for one in fitted.certificates
+            for one in certificates
         ),
         stages=stages,
         held_out=held_out,
+    )
+
+
+def risk_stops_of(held_out: HeldOutRecord) -> RiskStops:
+    """Give what a record says about risk stops."""
+    return RiskStops(
+        num_stops=held_out.num_risk_stops,
+        num_disagreements=held_out.num_risk_disagreements,
+        bound=held_out.risk_bound,
     )
 
 
@@ -232,24 +240,6 @@ def _independence_error(name: str, folds: Sequence[FittedFold]) -> float:
         confidences.append(posterior.max(axis=1))
         correct.append(posterior.argmax(axis=1) == arrays.answer_N)
     return calibration_error(np.concatenate(confidences), np.concatenate(correct))
-
-
-def _count_risk_stops(
-    setups: Sequence[VoteSetup], folds: Sequence[FittedFold], outcomes: Sequence[Outcome], seed: int
-) -> tuple[int, int]:
-    full_by_id = {outcome.item_id: outcome for outcome in outcomes}
-    num_stops = num_disagreements = 0
-    for setup, fold in zip(setups, folds, strict=True):
-        if not fold.calibration.by_strategy[setup.strategy].certificates:
-            continue
-        members = {voter.member for voter in setup.panel}
-        for item in fold.held_out:
-            arrivals = [member for member in random_arrivals(item, seed=seed) if member in members]
-            stopped = stop_item(setup, item, arrivals, with_risk=True)
-            if stopped.decision and stopped.decision.decided_by is DecidedBy.RISK_QUORUM:
-                num_stops += 1
-                num_disagreements += stopped.answer != full_by_id[stopped.item_id].answer
-    return num_stops, num_disagreements
 
 
 def _label_sets(items: Sequence[ItemVotes], outcomes: Sequence[Outcome]) -> tuple[list[int], list[bool]]:

@@ -162,12 +162,14 @@ class _LineReader:
         self.items: list[LabelledItem] = []
         self._check = check
         self._line_by_id: dict[str, int] = {}
+        self._line_by_question: dict[tuple[str, tuple[str, ...]], int] = {}
 
     def read(self, raw: bytes, number: int) -> str:
         """Take in one line; returns why it cannot be used, or nothing."""
         try:
             item = _parse_line(raw, number)
             self._check_id(item.item_id, number)
+            self._check_question(item, number)
             self._check_kind(item)
             if self._check:
                 self._check(item)
@@ -190,6 +192,12 @@ class _LineReader:
         if first != number:
             raise ValueError(f"its id {item_id!r} stands on line {first} already")
 
+    def _check_question(self, item: LabelledItem, number: int) -> None:
+        """Refuse a question that stands there twice: it would be fitted on and measured on at once."""
+        first = self._line_by_question.setdefault((item.prompt, tuple(sorted(item.choices))), number)
+        if first != number:
+            raise ValueError(f"its question stands on line {first} already")
+
 
 def _parse_line(raw: bytes, number: int) -> LabelledItem:
     data = parse_object(raw, is_first=number == 1)
@@ -209,6 +217,8 @@ def _build_item(line: _ItemLine, *, item_id: str) -> LabelledItem:
         raise ValueError("it has an answer and no choices")
     if line.reference is None:
         raise ValueError("it has neither choices with an answer nor a reference")
+    if not normalise_answer(line.reference):
+        raise ValueError(f"its reference {line.reference!r} has nothing left once normalised")
     return LabelledItem(item_id=item_id, prompt=line.prompt, reference=line.reference)
 
 

@@ -14,7 +14,7 @@ from typing import Any, Self
 from ensemble.calibration.vote_rows import vote_from_row, vote_to_row
 from ensemble.errors import ConfigError
 from ensemble.files.whole_file import disk_watched
-from ensemble.voting.ballot import Vote
+from ensemble.voting.ballot import Abstention, AbstentionReason, Vote
 
 SYNC_EVERY = 64
 """Lines after which the disk is waited for: what a power cut may take. A killed process loses none."""
@@ -75,6 +75,18 @@ class Journal:
         """Name the members whose vote on an item is not there, in the panel's order."""
         votes = self._votes_by_key.get(key, {})
         return tuple(member for member in self._members if member not in votes)
+
+    def forget_failures(self) -> int:
+        """Take failures that may pass (errors, missed deadlines) as not there, and say how many there were.
+
+        Their lines stay: a later vote of the same member on the same item replaces each.
+        """
+        num_forgotten = 0
+        for votes in self._votes_by_key.values():
+            for member in [name for name, vote in votes.items() if _is_passing(vote)]:
+                del votes[member]
+                num_forgotten += 1
+        return num_forgotten
 
     def append(self, line: JournalLine) -> None:
         """Write a vote; it is safe from a kill of this process when this returns.
@@ -151,6 +163,10 @@ class Journal:
 
     def _remember(self, line: JournalLine) -> None:
         votes = self._votes_by_key.setdefault(line.key, {})
-        if line.vote.member in votes:
+        if line.vote.member in votes and not _is_passing(votes[line.vote.member]):
             raise ValueError(f"the vote of {line.vote.member} on {line.key} is in the journal already")
         votes[line.vote.member] = line.vote
+
+
+def _is_passing(vote: Vote) -> bool:
+    return isinstance(vote, Abstention) and vote.reason in {AbstentionReason.ERROR, AbstentionReason.DEADLINE}

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
-from ensemble.calibration.certify import NO_BALLOT, TIED, PanelSums, certify
+from ensemble.calibration.certify import certify
 from ensemble.calibration.conformal import conformal_threshold
 from ensemble.calibration.member_fit import fit_member, log_softmax
+from ensemble.calibration.partial_votes import NO_BALLOT, TIED, PanelSums
 from ensemble.calibration.pooling import PoolFit, fit_pool, fit_stacking, negative_log_likelihood
 from ensemble.calibration.statistics import Floats
 from ensemble.calibration.sums import add_up, counted_weights, reach_of, shares_of
@@ -77,21 +78,16 @@ class _Model:
 def fit_parameters(arrays: VoteArrays, options: ParameterOptions) -> Parameters:
     """Fit everything on these items, which stand in an order that says nothing about them.
 
-    Corrections and weights come from all items; kappa, priors, stacking's penalty and the label sets' threshold from
-    sums of items whose corrections and weights were fitted without them, since sums fitted on an item flatter it.
+    Corrections and weights come from all items; kappa, priors and stacking's penalty from sums of items whose
+    corrections and weights were fitted without them, since sums fitted on an item flatter it. For the label sets'
+    threshold kappa and priors are cross-fitted, too.
     """
     outside = _outside_sums(arrays, options.strategies)
     chosen = {name: _best_variant(name, outside, arrays) for name in options.strategies}
     model = _fit_model(arrays, tuple(chosen.values()))
     by_strategy = {}
     for name, variant in chosen.items():
-        pool = fit_pool(
-            outside[variant],
-            arrays.is_candidate_NK,
-            arrays.answer_N,
-            max_kappa=_MAX_KAPPA.get(name, _LOG_ODDS_KAPPA),
-            with_prior=bool(arrays.labels),
-        )
+        pool = _fit_pool(arrays, outside[variant], name)
         by_strategy[name] = _strategy_calibration(arrays, outside[variant], (model, variant), pool, options=options)
     return Parameters(
         calibrations=model.calibrations,
@@ -107,18 +103,60 @@ def independence_sums(train: VoteArrays, held_out: VoteArrays, strategy: str) ->
     return add_up(shares_of(strategy, held_out), counted_weights(strategy, weight_M))
 
 
+def build_panel_sums(strategy: str, corrected: VoteArrays, weight_M: Floats, log_prior_K: Floats) -> PanelSums:
+    """Give what certificates are made from: a strategy's sums of corrected votes, with these weights and priors."""
+    counted_M = counted_weights(strategy, weight_M)
+    parts_NMK = shares_of(strategy, corrected) * counted_M[None, :, None]
+    sums_NK = np.where(corrected.is_candidate_NK, parts_NMK.sum(axis=1) + log_prior_K, -np.inf)
+    return PanelSums(
+        members=corrected.members,
+        parts_NMK=parts_NMK,
+        prior_K=log_prior_K,
+        weight_M=counted_M,
+        reach_N=reach_of(strategy, corrected),
+        is_candidate_NK=corrected.is_candidate_NK,
+        choice_NM=corrected.choice_NM,
+        full_answer_N=_clear_answers(sums_NK, float(np.abs(counted_M).sum()), corrected),
+    )
+
+
 def _outside_sums(arrays: VoteArrays, strategies: tuple[str, ...]) -> dict[_Variant, Floats]:
     variants: list[_Variant] = []
     for name in strategies:
         variants.extend((name, penalty) for penalty in (_STACKING_PENALTIES if name == "stacking" else (0.0,)))
     sums = {variant: np.zeros(arrays.is_candidate_NK.shape) for variant in variants}
-    fold_N = np.arange(len(arrays.answer_N)) % _NUM_INNER_FOLDS
-    for fold in range(_NUM_INNER_FOLDS):
-        inside, outside = np.flatnonzero(fold_N != fold), np.flatnonzero(fold_N == fold)
+    for inside, outside in _inner_folds(arrays):
         model = _fit_model(arrays.take(inside), tuple(variants))
         for variant, part in model.sums(arrays.take(outside)).items():
             sums[variant][outside] = part
     return sums
+
+
+def _inner_folds(arrays: VoteArrays) -> Iterator[tuple[Indices, Indices]]:
+    fold_N = np.arange(len(arrays.answer_N)) % _NUM_INNER_FOLDS
+    for fold in range(_NUM_INNER_FOLDS):
+        yield np.flatnonzero(fold_N != fold), np.flatnonzero(fold_N == fold)
+
+
+def _fit_pool(arrays: VoteArrays, sums_NK: Floats, strategy: str) -> PoolFit:
+    return fit_pool(
+        sums_NK,
+        arrays.is_candidate_NK,
+        arrays.answer_N,
+        max_kappa=_MAX_KAPPA.get(strategy, _LOG_ODDS_KAPPA),
+        with_prior=bool(arrays.labels),
+    )
+
+
+def _outside_probabilities(arrays: VoteArrays, outside_NK: Floats, strategy: str) -> Floats:
+    """Give every item's probability of its answer, by a kappa and priors that were fitted without it, as its sums."""
+    probability_N = np.zeros(len(arrays.answer_N))
+    for inside, outside in _inner_folds(arrays):
+        pool = _fit_pool(arrays.take(inside), outside_NK[inside], strategy)
+        logits = pool.kappa * (outside_NK[outside] + pool.log_prior_K)
+        probabilities = np.exp(log_softmax(np.where(arrays.is_candidate_NK[outside], logits, -np.inf)))
+        probability_N[outside] = probabilities[np.arange(len(outside)), arrays.answer_N[outside]]
+    return probability_N
 
 
 def _best_variant(name: str, outside: Mapping[_Variant, Floats], arrays: VoteArrays) -> _Variant:
@@ -196,37 +234,20 @@ def _strategy_calibration(
 ) -> StrategyCalibration:
     model, variant = source
     weight_M = model.weights_by_variant[variant]
-    rows = np.arange(len(arrays.answer_N))
-    logits = np.where(arrays.is_candidate_NK, pool.kappa * (outside_NK + pool.log_prior_K), -np.inf)
-    probability_N = np.exp(log_softmax(logits))[rows, arrays.answer_N]
-    alpha = options.conformal_alpha if arrays.has_choices else None
+    threshold = None
+    if arrays.has_choices and (alpha := options.conformal_alpha) is not None:
+        threshold = conformal_threshold(_outside_probabilities(arrays, outside_NK, variant[0]), alpha=alpha)
     certificates: tuple[Certificate, ...] = ()
     if options.risk_delta is not None:
-        panel = _panel_sums(variant[0], arrays.correct(model.calibrations), weight_M, pool.log_prior_K)
+        panel = build_panel_sums(variant[0], arrays.correct(model.calibrations), weight_M, pool.log_prior_K)
         certificates = certify(panel, delta=options.risk_delta)
     return StrategyCalibration(
         weight_by_member=dict(zip(arrays.members, weight_M.tolist(), strict=True)),
         kappa=pool.kappa,
         log_prior_by_label=dict(zip(arrays.labels, pool.log_prior_K.tolist(), strict=False)),
         withhold_below=options.withhold_below,
-        conformal_threshold=None if alpha is None else conformal_threshold(probability_N, alpha=alpha),
+        conformal_threshold=threshold,
         certificates=certificates,
-    )
-
-
-def _panel_sums(strategy: str, corrected: VoteArrays, weight_M: Floats, log_prior_K: Floats) -> PanelSums:
-    counted_M = counted_weights(strategy, weight_M)
-    parts_NMK = shares_of(strategy, corrected) * counted_M[None, :, None]
-    sums_NK = np.where(corrected.is_candidate_NK, parts_NMK.sum(axis=1) + log_prior_K, -np.inf)
-    return PanelSums(
-        members=corrected.members,
-        parts_NMK=parts_NMK,
-        prior_K=log_prior_K,
-        weight_M=counted_M,
-        reach_N=reach_of(strategy, corrected),
-        is_candidate_NK=corrected.is_candidate_NK,
-        choice_NM=corrected.choice_NM,
-        full_answer_N=_clear_answers(sums_NK, float(np.abs(counted_M).sum()), corrected),
     )
 
 

@@ -85,8 +85,8 @@ def _draw_set(figures: SetFigures) -> dict[str, Any]:
             one.title
             for one in figures.strategies
             for verdict in figures.verdicts
-            if (one.strategy, one.is_fitted, one.score.measure)
-            == (verdict.strategy, verdict.is_fitted, verdict.measure)
+            if (one.strategy, one.is_fitted, one.is_served, one.score.measure)
+            == (verdict.strategy, verdict.is_fitted, verdict.is_served, verdict.measure)
         ],
         "savings": worth_telling(figures.savings),
         "sure": [one for one in figures.strategies if one.sure],

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 from ensemble.calibration.counting import CountedSet, Way
 from ensemble.calibration.figures import SavingFigures
 from ensemble.calibration.items import ItemVotes
 from ensemble.calibration.outcomes import compare_stops, latency_arrivals, stop_item
+from ensemble.calibration.risk_stops import count_risk_stops, largest_bound
 from ensemble.calibration.stages import (
     StagedFigures,
     build_plans,
@@ -27,7 +28,7 @@ def measure_savings(way: Way, *, cost_by_member: Mapping[str, float]) -> tuple[S
     """Measure the stops and the stages of one way of voting."""
     panel = tuple(voter.member for voter in way.folds[0][0].panel)
     savings = [_stop(way, with_risk=False)]
-    if any(_has_certificates(way)):
+    if largest_bound([setup for setup, _ in way.folds]):
         savings.append(_stop(way, with_risk=True))
     if len(panel) > 1:
         cheapest_first = tuple(sorted(panel, key=lambda member: (cost_by_member[member], panel.index(member))))
@@ -44,12 +45,6 @@ def stopping_ways(counted: CountedSet, *, strategy: str, best: str) -> tuple[Way
     return tuple(chosen)
 
 
-def _has_certificates(way: Way) -> Iterator[bool]:
-    for setup, _ in way.folds:
-        fitted = setup.calibration.by_strategy.get(way.strategy) if setup.calibration else None
-        yield bool(fitted and fitted.certificates)
-
-
 def _stop(way: Way, *, with_risk: bool) -> SavingFigures:
     stopped = tuple(
         stop_item(setup, item, _arrivals(item, setup.panel), with_risk=with_risk)
@@ -58,17 +53,25 @@ def _stop(way: Way, *, with_risk: bool) -> SavingFigures:
     )
     figures = compare_stops(way.outcomes, stopped, num_members=len(way.folds[0][0].panel))
     test = mcnemar([outcome.is_correct for outcome in stopped], way.is_correct)
+    risk = count_risk_stops(
+        stopped,
+        {outcome.item_id: outcome for outcome in way.outcomes},
+        bound=largest_bound([setup for setup, _ in way.folds]),
+    )
+    detail = f"{figures.num_stops} of {figures.num_items} votes ended early"
+    if with_risk:
+        detail += f"; {risk.num_disagreements} of {risk.num_stops} by certificate otherwise (bound {risk.bound:.2%})"
     return SavingFigures(
         way="risk stop" if with_risk else "lossless stop",
         strategy=way.strategy,
         is_fitted=way.is_fitted,
-        detail=f"{figures.num_stops} of {figures.num_items} votes ended early",
+        detail=detail,
         saving=figures.saving,
         accuracy=figures.accuracy,
         full_accuracy=figures.full_accuracy,
         num_changed=figures.num_disagreements,
         p_value=test.p_value,
-        is_refused=is_too_much(figures.full_accuracy - figures.accuracy, test),
+        is_refused=risk.is_beyond or is_too_much(figures.full_accuracy - figures.accuracy, test),
     )
 
 

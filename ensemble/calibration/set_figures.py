@@ -30,7 +30,9 @@ from ensemble.calibration.statistics import (
 )
 from ensemble.calibration.verdict import best_alone, compare, judge_both, mean_score
 from ensemble.voting.ballot import Abstention, Ballot
+from ensemble.voting.registry import STRATEGY_NAMES, get_strategy
 from ensemble.voting.short_answer import normalise_answer
+from ensemble.voting.strategy import task_of
 
 TOGETHER = "all sets with choices"
 
@@ -96,12 +98,15 @@ def build_set_figures(stored: StoredSet, options: CountOptions, *, costs: CallCo
         num_items=len(stored.item_votes),
         num_left_out=num_left_out,
         has_choices=has_choices,
-        warnings=_warnings(counted, members, num_left_out=num_left_out),
+        warnings=(*_warnings(counted, members, num_left_out=num_left_out), *_unmeasured(counted, named)),
         verdicts=verdicts,
         members=members,
         disagreement=_rows(disagreement([_answers(way) for way in judged])),
         error_correlation=_rows(error_correlation([_correctness(way) for way in judged])),
-        strategies=tuple(_strategy_figures(way, counted, options) for way in counted.ways),
+        strategies=tuple(
+            _strategy_figures(way, counted, options)
+            for way in (*counted.ways, *((counted.served,) if counted.served else ()))
+        ),
         savings=savings,
     )
 
@@ -143,6 +148,7 @@ def _strategy_figures(way: Way, counted: CountedSet, options: CountOptions) -> S
     return StrategyFigures(
         strategy=way.strategy,
         is_fitted=way.is_fitted,
+        is_served=way.is_served,
         score=_score(way),
         comparison=compare(way, best_alone(counted, way.measure)),
         ece_before=record.held_out.ece_before if record else None,
@@ -168,6 +174,22 @@ def _warnings(counted: CountedSet, members: Sequence[MemberFigures], *, num_left
         warnings.append(f"{num_left_out} lines of the data could not be used and were left out.")
     if counted.problem:
         warnings.append(f"Nothing was calibrated: {counted.problem}.")
+    return tuple(warnings)
+
+
+def _unmeasured(counted: CountedSet, named: str) -> tuple[str, ...]:
+    """Name what an ensemble could answer such items by and stored ballots cannot tell."""
+    has_choices = bool(counted.items[0].item.choices)
+    asking = [
+        name
+        for name in STRATEGY_NAMES
+        if get_strategy(name).second_round and task_of(get_strategy(name), has_choices=has_choices) is not None
+    ]
+    warnings = []
+    if asking:
+        warnings.append(f"Not measured, since they ask models about the texts once more: {', '.join(asking)}.")
+    if not counted.served and named not in {way.strategy for way in counted.ways if not way.is_fitted}:
+        warnings.append(f"The spec's own strategy, {named}, is not judged as the spec has it: it was not measured so.")
     return tuple(warnings)
 
 

@@ -22,7 +22,7 @@ MAX_FIRST = 2
 """Members in the first stage, at most."""
 SIGNIFICANCE = 0.05
 MAX_LOSS = 0.01
-"""What saves may cost so much accuracy, as long as no test says that it is a loss."""
+"""What saves may be seen to cost so much accuracy, as long as no test says that it is a loss."""
 SetupFold = tuple[VoteSetup, Sequence[ItemVotes]]
 """A way to count votes, and items that it was not fitted on."""
 
@@ -89,7 +89,7 @@ def measure_plan(
     Raises:
         ConfigError: a stage is empty, or the stages do not name every member of the panel once.
     """
-    figures = _measure(plan, _ask_items(plan, folds), cost_by_member or {})
+    figures = _measure_at(plan, _ask_items(plan, folds), cost_by_member or {})
     loss = figures.full_accuracy - figures.accuracy
     is_refused = is_too_much(loss, figures.comparison, significance=significance, max_loss=max_loss)
     return replace(figures, is_refused=is_refused)
@@ -102,12 +102,38 @@ def threshold_figures(
     thresholds: Sequence[float] = THRESHOLDS,
     cost_by_member: Mapping[str, float] | None = None,
 ) -> tuple[StagedFigures, ...]:
-    """Measure a staged plan at each confidence threshold, the highest first."""
-    steps_by_item = _ask_items(plan, folds)
-    return tuple(
-        _measure(replace(plan, min_confidence=threshold), steps_by_item, cost_by_member or {})
-        for threshold in sorted(thresholds, reverse=True)
-    )
+    """Measure a staged plan at each confidence threshold, the highest first.
+
+    Whichever is chosen by these figures does better by them than on other items; see ``choose_held_out``.
+    """
+    return _try_thresholds(plan, _ask_items(plan, folds), thresholds, cost_by_member or {})
+
+
+def choose_held_out(
+    plan: AskPlan,
+    folds: Sequence[SetupFold],
+    *,
+    thresholds: Sequence[float] = THRESHOLDS,
+    cost_by_member: Mapping[str, float] | None = None,
+) -> StagedFigures:
+    """Choose a staged plan's threshold, and measure the choosing on items that took no part in it.
+
+    The plan that comes back has the threshold chosen on all items, while each fold's are asked at the one chosen on
+    the other folds. Where even the highest threshold is refused, it is taken, and what comes of it is told.
+    """
+    costs = cost_by_member or {}
+    steps_by_fold = [_ask_items(plan, [fold]) for fold in folds]
+
+    def choose(part: Sequence[Sequence[tuple[_Step, ...]]]) -> AskPlan:
+        tried = _try_thresholds(plan, list(itertools.chain(*part)), thresholds, costs)
+        return (choose_threshold(tried) or tried[0]).plan
+
+    staged: list[Outcome] = []
+    for number, steps_by_item in enumerate(steps_by_fold):
+        others = [*steps_by_fold[:number], *steps_by_fold[number + 1 :]]
+        staged += _stop_at(choose(others).min_confidence, steps_by_item)
+    full = [steps[-1].outcome for steps_by_item in steps_by_fold for steps in steps_by_item]
+    return _compare(choose(steps_by_fold), staged, full, costs)
 
 
 def is_too_much(
@@ -116,7 +142,7 @@ def is_too_much(
     """Say whether a loss of accuracy against the full panel refuses a way of saving.
 
     It does when McNemar's p is below ``significance``, and when it is more than ``max_loss``: with few items a loss
-    that matters need not be significant.
+    that matters need not be significant. What is not refused lost little on these items; that is no proof for others.
     """
     return loss > 0.0 and (comparison.p_value < significance or loss > max_loss)
 
@@ -124,7 +150,7 @@ def is_too_much(
 def choose_threshold(figures: Sequence[StagedFigures]) -> StagedFigures | None:
     """Choose the plan that saves most, going down from the highest threshold to the first that is refused.
 
-    (Fixed-sequence testing: what lies below a refused threshold is not looked at.) None when the highest is refused.
+    What lies below a refused threshold is not looked at. None when the highest is refused.
     """
     accepted = itertools.takewhile(
         lambda one: not one.is_refused, sorted(figures, key=lambda one: one.plan.min_confidence, reverse=True)
@@ -179,9 +205,30 @@ def _enough_at(
     return decision.confidence
 
 
-def _measure(plan: AskPlan, steps_by_item: Sequence[tuple[_Step, ...]], costs: Mapping[str, float]) -> StagedFigures:
-    staged = [next(step.outcome for step in steps if plan.min_confidence <= step.enough_at) for steps in steps_by_item]
+def _try_thresholds(
+    plan: AskPlan,
+    steps_by_item: Sequence[tuple[_Step, ...]],
+    thresholds: Sequence[float],
+    costs: Mapping[str, float],
+) -> tuple[StagedFigures, ...]:
+    return tuple(
+        _measure_at(replace(plan, min_confidence=threshold), steps_by_item, costs)
+        for threshold in sorted(thresholds, reverse=True)
+    )
+
+
+def _measure_at(plan: AskPlan, steps_by_item: Sequence[tuple[_Step, ...]], costs: Mapping[str, float]) -> StagedFigures:
     full = [steps[-1].outcome for steps in steps_by_item]
+    return _compare(plan, _stop_at(plan.min_confidence, steps_by_item), full, costs)
+
+
+def _stop_at(threshold: float, steps_by_item: Sequence[tuple[_Step, ...]]) -> list[Outcome]:
+    return [next(step.outcome for step in steps if threshold <= step.enough_at) for steps in steps_by_item]
+
+
+def _compare(
+    plan: AskPlan, staged: Sequence[Outcome], full: Sequence[Outcome], costs: Mapping[str, float]
+) -> StagedFigures:
     comparison = mcnemar([one.is_correct for one in staged], [one.is_correct for one in full])
     num_items = max(len(full), 1)
     accuracy = sum(one.is_correct for one in staged) / num_items

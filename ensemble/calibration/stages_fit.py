@@ -9,17 +9,13 @@ from ensemble.calibration.held_out import FittedFold, MeasureOptions, build_setu
 from ensemble.calibration.stages import (
     StagedFigures,
     build_plans,
-    choose_threshold,
+    choose_held_out,
     measure_plan,
-    threshold_figures,
 )
 
 
 def measure_stages(name: str, folds: Sequence[FittedFold], *, options: MeasureOptions) -> tuple[StageRecord, ...]:
-    """Measure plans in stages on held-out items, a staged one at the threshold that ``choose_threshold`` gives.
-
-    Where even its highest threshold is refused, that is what is told.
-    """
+    """Measure plans in stages on items that neither the calibration nor a staged plan's threshold was fitted on."""
     costs, members = options.cost_by_member, [voter.member for voter in options.panel]
     if costs is None:
         return ()
@@ -29,8 +25,7 @@ def measure_stages(name: str, folds: Sequence[FittedFold], *, options: MeasureOp
     records = []
     for plan in build_plans(cheapest_first):
         if plan.rule == "staged":
-            tried = threshold_figures(plan, setup_folds, cost_by_member=costs)
-            records.append(_stage_record(choose_threshold(tried) or tried[0]))
+            records.append(_stage_record(choose_held_out(plan, setup_folds, cost_by_member=costs)))
         else:
             records.append(_stage_record(measure_plan(plan, setup_folds, cost_by_member=costs)))
     return tuple(records)

@@ -67,6 +67,11 @@ def upper_bound(num_hits: int, num_trials: int, *, confidence: float = 0.95) -> 
     return _upper_limit(num_hits, num_trials, 1.0 - confidence)
 
 
+def lower_bound(num_hits: int, num_trials: int, *, confidence: float = 0.95) -> float:
+    """Give the exact one-sided lower limit of a share (Clopper & Pearson 1934); of no trials it is 0."""
+    return 1.0 - _upper_limit(num_trials - num_hits, num_trials, 1.0 - confidence)
+
+
 def mcnemar(is_correct: ArrayLike, is_other_correct: ArrayLike) -> McNemar:
     """Compare two ways on the same items by the exact binomial test on the discordant ones (McNemar 1947)."""
     from scipy.special import bdtr  # noqa: PLC0415  slow to import

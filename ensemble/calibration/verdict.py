@@ -94,9 +94,12 @@ def judge(
 def judge_named(counted: CountedSet, measure: Measure, *, strategy: str) -> Verdict | None:
     """Judge the strategy that the spec names, as it is served: fixed before the items were seen, it stands alone.
 
-    None when it does not vote on this measure.
+    That is with the calibration that the spec names, if it has one for such items. None when it does not vote on this
+    measure, or cannot be counted from stored ballots.
     """
     named = [way for way in counted.ways if (way.strategy, way.measure, way.is_fitted) == (strategy, measure, False)]
+    if counted.served and counted.served.measure == measure:
+        named = [counted.served]
     if not named:
         return None
     verdict = replace(_verdict(named[0], best_alone(counted, measure), num_tried=1), is_named=True)
@@ -112,6 +115,7 @@ def _verdict(way: Way, best: Way, *, num_tried: int) -> Verdict:
         strategy=way.strategy,
         is_named=False,
         is_fitted=way.is_fitted,
+        is_served=way.is_served,
         score=mean_score(way),
         best_member=member_of(best),
         best_member_score=mean_score(best),
@@ -164,7 +168,7 @@ def _does_as_well(candidate: Way, way: Way) -> bool:
 
 def _gain_sentence(verdict: Verdict, num_items: int) -> str:
     what = f"{verdict.measure} on {num_items} items"
-    kind = "calibrated" if verdict.is_fitted else "uncalibrated"
+    kind = "calibrated" if verdict.is_fitted or verdict.is_served else "uncalibrated"
     tried = f", corrected for {verdict.num_tried} strategies tried" if verdict.num_tried > 1 else ""
     alone = f"{verdict.best_member} alone{', with its own calibration,' if verdict.is_best_corrected else ''}"
     figures = (
@@ -172,7 +176,9 @@ def _gain_sentence(verdict: Verdict, num_items: int) -> str:
         f" {alone} {figure(verdict.best_member_score)} (p = {verdict.p_value:.2g}{tried})."
     )
     who = f"By the best {'calibrated ' if verdict.is_fitted else ''}strategy, the ensemble"
-    if verdict.is_named:
+    if verdict.is_served:
+        who = "As served, with the spec's strategy and calibration, the ensemble"
+    elif verdict.is_named:
         who = "Uncalibrated, with the spec's weights and strategy, the ensemble"
     if verdict.is_gain:
         return f"{who} beats its best member: {figures}"

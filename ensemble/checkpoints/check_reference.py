@@ -10,8 +10,10 @@ from ensemble.checkpoints.reference import FolderReference, PackageReference, pa
 from ensemble.errors import CheckpointError
 
 
-def check_reference(reference: str) -> None:
+def check_reference(reference: str, *, has_weights: bool = True) -> None:
     """Check that a folder is whole, a file exists, a package is installed; a repository is the hub's to know.
+
+    A folder without weights will do for who makes them up.
 
     Raises:
         CheckpointError: it is not there.
@@ -23,7 +25,8 @@ def check_reference(reference: str) -> None:
     match parse_reference(reference):
         case FolderReference(folder=folder):
             read_config(folder)
-            find_weight_files(folder)
+            if has_weights:
+                find_weight_files(folder)
         case PackageReference(inside="") as package:
             find_package_code(package)
         case PackageReference() as package:

@@ -10,7 +10,9 @@ from safetensors import SafetensorError, safe_open
 
 from ensemble.errors import CheckpointError
 
-_PICKLES = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.ckpt")
+_PICKLE_SUFFIXES = {".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt"}
+_TRAINERS_OWN = ("training_args", "optimizer", "scheduler", "scaler", "rng_state")
+"""What transformers' Trainer leaves beside the weights; nobody here reads it."""
 
 
 def check_folder(folder: Path) -> dict[str, Any]:
@@ -53,8 +55,10 @@ def find_weight_files(folder: Path) -> list[Path]:
     """List the safetensors files: the ones that the index names, or the only one.
 
     Raises:
-        CheckpointError: there is none, or one is missing.
+        CheckpointError: there is none, one is missing, or there are pickled ones, even beside safetensors: which of
+            them a loader takes would be its own affair.
     """
+    _refuse_pickles(folder)
     index = folder / "model.safetensors.index.json"
     if index.is_file():
         try:
@@ -68,10 +72,18 @@ def find_weight_files(folder: Path) -> list[Path]:
     single = folder / "model.safetensors"
     if single.is_file():
         return [single]
-    if any(next(folder.glob(pattern), None) for pattern in _PICKLES):
+    raise CheckpointError(str(folder), "there is no model.safetensors", "give a whole checkpoint")
+
+
+def _refuse_pickles(folder: Path) -> None:
+    pickles = sorted(
+        path.name
+        for path in folder.iterdir()
+        if path.suffix in _PICKLE_SUFFIXES and not path.name.startswith(_TRAINERS_OWN)
+    )
+    if pickles:
         raise CheckpointError(
             str(folder),
-            "its weights are pickled, and a pickle can run any code when it is loaded",
-            "convert them to safetensors (transformers: save_pretrained) somewhere you can afford to",
+            f"{', '.join(pickles[:3])}: these weights are pickled, and a pickle can run any code when it is loaded",
+            "convert them to safetensors (transformers: save_pretrained) somewhere you can afford to, and remove them",
         )
-    raise CheckpointError(str(folder), "there is no model.safetensors", "give a whole checkpoint")

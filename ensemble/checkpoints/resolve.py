@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import shutil
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
@@ -60,15 +61,10 @@ def resolve_checkpoint(
         case FolderReference(folder=folder):
             return folder
         case HubReference() as repository:
-            fetched: Path = import_module("ensemble.checkpoints.hub").fetch_repository(repository)
+            fetched: Path = import_module("ensemble.checkpoints.hub").fetch_repository(repository, on_phase=on_phase)
             return fetched
-        case GgufReference(file=file):
-            source = _GgufSource(name=file.stem, witness=file)
-        case PackageReference(module=module, inside="") as package:
-            source = _GgufSource(name=module, witness=find_package_code(package), package=package)
-        case PackageReference() as package:
-            file = find_package_file(package)
-            source = _GgufSource(name=file.stem, witness=file)
+        case GgufReference() | PackageReference() as gguf:
+            source = _find_source(gguf)
     cache_dir = cache_dir.expanduser()
     try:
         return _resolve_gguf(source, cache_dir=cache_dir, on_phase=on_phase)
@@ -80,18 +76,39 @@ def resolve_checkpoint(
         ) from error
 
 
+def find_converted(reference: GgufReference | PackageReference, *, cache_dir: Path = DEFAULT_CACHE_DIR) -> Path | None:
+    """Give the folder that a GGUF file was converted into, if it was, and is still the same file.
+
+    Raises:
+        CheckpointError: there is no such file or package.
+    """
+    cache_dir = cache_dir.expanduser()
+    return _read_memo(cache_dir / "digests" / _identify(_find_source(reference).witness), cache_dir)
+
+
+def _find_source(reference: GgufReference | PackageReference) -> _GgufSource:
+    match reference:
+        case GgufReference(file=file):
+            return _GgufSource(name=file.stem, witness=file)
+        case PackageReference(module=module, inside=""):
+            return _GgufSource(name=module, witness=find_package_code(reference), package=reference)
+        case PackageReference():
+            file = find_package_file(reference)
+            return _GgufSource(name=file.stem, witness=file)
+
+
 def _resolve_gguf(source: _GgufSource, *, cache_dir: Path, on_phase: OnPhase) -> Path:
     """Give the conversion's folder, named by the digest of the GGUF file."""
     memo = cache_dir / "digests" / _identify(source.witness)
     converted = _read_memo(memo, cache_dir)
     if converted is not None:
         return converted
-    with _locked(memo):
+    with _locked(memo, on_phase):
         # Whoever held the lock before may have done the work.
         converted = _read_memo(memo, cache_dir)
         if converted is not None:
             return converted
-        with _open_gguf(source, cache_dir=cache_dir, on_phase=on_phase) as file:
+        with _open_gguf(source, memo=memo, cache_dir=cache_dir, on_phase=on_phase) as file:
             converted = _convert_once(file, name=source.name, cache_dir=cache_dir, on_phase=on_phase)
         write_text_whole(memo, converted.name)
     return converted
@@ -107,7 +124,7 @@ def _convert_once(file: Path, *, name: str, cache_dir: Path, on_phase: OnPhase) 
     on_phase("hash", 1.0)
     target = cache_dir / f"{re.sub(r'[^A-Za-z0-9._-]', '-', name)}-{digest[:16]}-v{CONVERSION_VERSION}"
     # A second lock: the same bytes may lie under two paths.
-    with _locked(target):
+    with _locked(target, on_phase):
         if not target.is_dir():
             remove_leftovers(target)
             # By name, because it brings torch along, which a cache hit does not need.
@@ -133,12 +150,17 @@ def _read_memo(memo: Path, cache_dir: Path) -> Path | None:
 
 
 @contextmanager
-def _open_gguf(source: _GgufSource, *, cache_dir: Path, on_phase: OnPhase) -> Iterator[Path]:
+def _open_gguf(source: _GgufSource, *, memo: Path, cache_dir: Path, on_phase: OnPhase) -> Iterator[Path]:
+    """Give the file; only for the one who holds the memo's lock."""
     if source.package is None:
         yield source.witness
         return
+    prefix = f".assembled-{memo.name[:16]}-"
+    for leftover in cache_dir.glob(f"{prefix}*"):
+        # Of a process that was killed.
+        shutil.rmtree(leftover, ignore_errors=True)
     # Assembled only for the conversion: the package keeps the parts anyway.
-    with TemporaryDirectory(prefix=".assembled-", dir=cache_dir) as folder:
+    with TemporaryDirectory(prefix=prefix, dir=cache_dir) as folder:
         on_phase("assemble", 0.0)
         file = Path(folder) / f"{source.name}.gguf"
         assemble_package_file(source.package, file)
@@ -147,16 +169,25 @@ def _open_gguf(source: _GgufSource, *, cache_dir: Path, on_phase: OnPhase) -> It
 
 
 @contextmanager
-def _locked(target: Path) -> Iterator[None]:
+def _locked(target: Path, on_phase: OnPhase) -> Iterator[None]:
+    """Hold the lock of what is being made; the system frees it when its holder's process ends, however that ends."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(target.with_name(f".{target.name}.lock"), timeout=LOCK_TIMEOUT_S)
+    lock = FileLock(target.with_name(f".{target.name}.lock"))
     try:
-        lock.acquire()
-    except Timeout as error:
-        raise CheckpointError(
-            str(target), f"another process has held its lock for {LOCK_TIMEOUT_S:.0f} s", "end that process and retry"
-        ) from error
+        lock.acquire(blocking=False)
+    except Timeout:
+        on_phase("wait for another process that converts it", 0.0)
+        _wait_for(lock, target)
     try:
         yield
     finally:
         lock.release()
+
+
+def _wait_for(lock: FileLock, target: Path) -> None:
+    try:
+        lock.acquire(timeout=LOCK_TIMEOUT_S)
+    except Timeout as error:
+        raise CheckpointError(
+            str(target), f"another process has held its lock for {LOCK_TIMEOUT_S:.0f} s", "end that process and retry"
+        ) from error

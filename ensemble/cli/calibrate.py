@@ -38,15 +38,19 @@ def calibrate(  # noqa: PLR0913 - a command's options are its arguments
     ensemble: EnsembleName = "",
     set_: SetNames = None,
     risk: Risk = 0.01,
-    alpha: Annotated[float, typer.Option(min=0.0, max=0.5, help="Error rate of the label sets; 0: none.")] = 0.1,
+    alpha: Annotated[
+        float | None,
+        typer.Option(min=0.0, max=0.5, help="Error rate of the label sets, 0: none; left out, the spec's or 0.1."),
+    ] = None,
 ) -> None:
     """Learn weights, temperatures, confidence, certificates and label sets from an evaluation, and write them.
 
     What is reported was measured on items that were not fitted on; what is written was fitted on all of them. Where
     members are asked in stages, the threshold is the one that saves most while losing at most 1 point of accuracy, and
-    not significantly, on those same items. The spec's ensemble then takes `calibration: FILE`. It is refused where the
-    ballots are of other members than the spec's, where there are fewer than 20 items, and where a member gave no ballot
-    on half of them.
+    not significantly; the figures beside it are of thresholds chosen without the items that they are measured on.
+    Certificates that do not hold on held-out items are left out, which is told. The spec's ensemble then takes
+    `calibration: FILE`. It is refused where the ballots are of other members than the spec's, where there are fewer
+    than 20 items, and where a member gave no ballot on half of them.
 
     Exit codes: 0 written (whatever the figures say), 2 the evaluation or the spec is at fault.
     """
@@ -62,7 +66,7 @@ def calibrate(  # noqa: PLR0913 - a command's options are its arguments
     # Many fits of a few numbers each: threads of a matrix library would only wait for one another.
     num_parameters = {member.name: member.num_parameters for member in votes.manifest.members}
     options = replace(
-        votes.fit_options(risk=risk, alpha=alpha),
+        votes.fit_options(risk=risk, alpha=votes.label_set_alpha if alpha is None else alpha),
         cost_by_member=build_call_costs(votes.items, num_parameters).mean_by_member,
     )
     doing = f"fitting {len(votes.voters)} members on {len(votes.items)} items"
@@ -179,8 +183,18 @@ def _describe_stages(record: StageRecord) -> str:
 
 def warning_lines(calibration: Calibration) -> list[str]:
     """Name what should not be overlooked."""
+    from ensemble.calibration.held_out import risk_stops_of  # noqa: PLC0415
+
     below = [name for name, member in calibration.members.items() if member.is_below_chance]
-    return [f"not better than guessing: {', '.join(below)}"] if below else []
+    lines = [f"not better than guessing: {', '.join(below)}"] if below else []
+    for name, strategy in calibration.strategies.items():
+        risk = risk_stops_of(strategy.held_out)
+        if risk.is_beyond:
+            lines.append(
+                f"{name} has no certificates: on held-out items {risk.share:.2%} of the votes that they ended got "
+                f"another answer, significantly more than the {risk.bound:.2%} certified"
+            )
+    return lines
 
 
 def _describe_risk(strategy: StrategyRecord) -> str:

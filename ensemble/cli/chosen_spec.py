@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +28,9 @@ def save_chosen_spec(
     Members that no ensemble needs any more are left out. Paths are absolute, but for the calibration's.
 
     Raises:
-        ConfigError: it cannot be written.
+        ConfigError: it cannot be written, or does not hold; nothing is written then.
     """
     ensemble = _ensemble_document(votes, lineup, calibration, risk=risk)
-    if calibration:
-        save_calibration(calibration, folder / CALIBRATION_FILE)
     document = votes.spec.model_dump(mode="json", exclude_unset=True)
     document["ensembles"] = [
         ensemble if one["name"] == votes.ensemble.name else one for one in document.get("ensembles", [])
@@ -44,10 +43,18 @@ def save_chosen_spec(
     ]
     text = yaml.safe_dump(document, sort_keys=False, allow_unicode=True, width=120)
     title = f"# Chosen by `ensemble select`: {lineup.title} ({lineup.manner}).\n"
-    write_whole(folder / SPEC_FILE, (title + text).encode())
-    written = load_spec(folder / SPEC_FILE)
-    load_calibrations(written)
-    return written
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".") as aside:
+        # What does not hold is not published.
+        _write(Path(aside), title + text, calibration)
+        load_calibrations(load_spec(Path(aside) / SPEC_FILE))
+    _write(folder, title + text, calibration)
+    return load_spec(folder / SPEC_FILE)
+
+
+def _write(folder: Path, spec: str, calibration: Calibration | None) -> None:
+    if calibration:
+        save_calibration(calibration, folder / CALIBRATION_FILE)
+    write_whole(folder / SPEC_FILE, spec.encode())
 
 
 def _ensemble_document(
@@ -62,6 +69,8 @@ def _ensemble_document(
     kept = votes.ensemble.model_dump(mode="json", exclude_unset=True, exclude={"calibration", "asking", "quorum"})
     if calibration is None:
         kept = {key: value for key, value in kept.items() if key not in {"abstain_below", "label_set_alpha"}}
+    if drops_feedback(lineup):
+        kept.pop("feedback", None)
     strategy_key = "classify_strategy" if votes.has_choices else "generate_strategy"
     changed: dict[str, Any] = {
         "members": list(lineup.members),
@@ -72,6 +81,11 @@ def _ensemble_document(
     if calibration:
         changed["calibration"] = CALIBRATION_FILE
     return EnsembleConfig(**{**kept, **changed}).model_dump(mode="json", exclude_unset=True)
+
+
+def drops_feedback(lineup: Lineup) -> bool:
+    """Say whether a lineup relies on its calibrated weights, which feedback would move."""
+    return lineup.stop == "risk" or (lineup.asking is not None and lineup.asking.min_confidence < 1.0)
 
 
 def _asking_document(lineup: Lineup) -> dict[str, Any]:

@@ -12,7 +12,8 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from ensemble.cli.terminal import one_line, seconds
+from ensemble.cli.terminal import one_line, printable, seconds
+from ensemble.router.replica_start import ReplicaStart
 
 MESSAGE_WIDTH = 160
 
@@ -43,6 +44,11 @@ class DeploymentState(Protocol):
     @property
     def message(self) -> str:
         """Serve's explanation."""
+        ...
+
+    @property
+    def starts(self) -> tuple[ReplicaStart, ...]:
+        """Where replicas are that are not up, in the order of their last words."""
         ...
 
 
@@ -132,7 +138,7 @@ def draw_deployments(progress: DeploymentProgress) -> Table:
             Text(f"{state.num_running}/{state.num_wanted}", style=style),
             Text(state.status.lower(), style=style),
             Text(seconds(progress.took_s(state.name))),
-            Text(_cause(state), no_wrap=True),
+            Text(_cause(state) or _whereabouts(state), no_wrap=True),
         )
     if not progress.states:
         table.add_row(Text("starting"), Text(), Text(), Text(seconds(progress.elapsed_s)), Text())
@@ -141,12 +147,27 @@ def draw_deployments(progress: DeploymentProgress) -> Table:
 
 def _describe(state: DeploymentState) -> str:
     line = f"{state.name}: {state.num_running} of {state.num_wanted} up, {state.status.lower()}"
-    cause = _cause(state)
-    return f"{line}: {cause}" if cause else line
+    # A phase is told once; its share and its time would be a line for every look.
+    phase = "" if is_up(state) or not state.starts else state.starts[-1].phase
+    told = _cause(state) or printable(phase)
+    return f"{line}: {told}" if told else line
+
+
+def _whereabouts(state: DeploymentState) -> str:
+    """Tell where the replicas are that are not up."""
+    return "" if is_up(state) else one_line("; ".join(map(str, state.starts)), width=MESSAGE_WIDTH)
 
 
 def _cause(state: DeploymentState) -> str:
-    """Give the last line of Serve's message when it tells a failure; it explains mere waiting as well."""
+    """Tell why a start failed: in the replica's own words, or else by the last line of Serve's message.
+
+    Serve's explains mere waiting as well.
+    """
+    if is_up(state):
+        return ""
+    problems = [str(start) for start in state.starts if start.problem]
+    if problems:
+        return one_line(problems[-1], width=MESSAGE_WIDTH)
     lines = state.message.strip().splitlines()
-    tells_failure = not is_up(state) and ("failed" in state.message.lower() or "error" in state.message.lower())
+    tells_failure = "failed" in state.message.lower() or "error" in state.message.lower()
     return one_line(lines[-1], width=MESSAGE_WIDTH) if lines and tells_failure else ""

@@ -12,15 +12,18 @@ from ensemble.cli.batch import batch
 from ensemble.cli.calibrate import calibrate
 from ensemble.cli.classify import classify
 from ensemble.cli.compress import compress
+from ensemble.cli.digest import digest
 from ensemble.cli.evaluate import evaluate
 from ensemble.cli.failure import CommandGroup
 from ensemble.cli.health import health
+from ensemble.cli.plan import plan
 from ensemble.cli.render import render
 from ensemble.cli.replay import replay
 from ensemble.cli.select import select
 from ensemble.cli.serve import serve
 from ensemble.cli.status import status
 from ensemble.cli.validate import schema, validate
+from ensemble.cli.weigh import weigh
 
 app = typer.Typer(
     name="ensemble",
@@ -38,10 +41,13 @@ for command in (
     status,
     health,
     validate,
+    plan,
     schema,
+    digest,
     compress,
     evaluate,
     calibrate,
+    weigh,
     select,
     replay,
     batch,

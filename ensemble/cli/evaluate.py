@@ -28,7 +28,8 @@ _PARAGRAPHS = (
     generation parameters are not checked, because an endpoint does not tell them: see to it that it serves this spec.
     """,
     """An evaluation that was ended, even by kill -9, goes on where it was when the same command is given again: a vote
-    is stored as it comes, and no member is asked again for one that is stored. Other data, members, checkpoints,
+    is stored as it comes, and no member is asked again for one that is stored (with --retry-failed those alone where it
+    failed or was late). Other data, members, checkpoints,
     parameters or another version of this program are refused.""",
     """The folder --out (left out, "evaluation" in the working directory) then has: report.html (open it in a browser),
     figures.json (the same figures), ballots.parquet (a row an item and member: choice, probabilities or text, tokens,
@@ -53,6 +54,9 @@ def evaluate(  # noqa: PLR0913 - a command's options are its arguments
     ] = "",
     concurrency: Annotated[int, typer.Option(min=1, max=256, help="Items under way at a time.")] = 4,
     timeout_s: Annotated[float, typer.Option("--timeout", min=0.001, help="Seconds that an item may take.")] = 120.0,
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="Ask members again where an error or a deadline is stored.")
+    ] = False,
     leave_out: Annotated[
         bool, typer.Option("--leave-out", help="Leave out lines that cannot be used, and report how many.")
     ] = False,
@@ -73,6 +77,8 @@ def evaluate(  # noqa: PLR0913 - a command's options are its arguments
     item_sets = _usable_sets(files, told, leave_out=leave_out)
     manifest = build_manifest(checked, chosen, files, item_sets, is_local=not endpoint)
     with open_store(out, manifest, item_sets) as store:
+        if retry_failed:
+            told.print(f"{store.forget_failures()} votes are asked for again", style="dim")
         if store.num_stored < sum(len(one.items) for one in item_sets):
             options = AskOptions(endpoint=endpoint, concurrency=concurrency, timeout_s=timeout_s)
             gather_votes(checked, chosen, item_sets, store=store, options=options)

@@ -16,6 +16,7 @@ from ensemble.cli.terminal import stderr_console
 from ensemble.config import MemberConfig, Spec, cache_dir, fingerprint
 from ensemble.errors import ConfigError
 from ensemble.router.config import EnsembleConfig
+from ensemble.spec_file import generation_facts
 
 _LENGTH_BYTES = 8
 """A safetensors file begins with its header's length."""
@@ -43,7 +44,7 @@ def build_manifest(
         ensemble=ensemble.name,
         members=members,
         sets=sets,
-        generation={name: json.dumps(value) for name, value in ensemble.generation.model_dump(mode="json").items()},
+        generation=generation_facts(ensemble),
         made_by=f"ensemble {__version__}",
     )
 

@@ -15,10 +15,13 @@ from ensemble.calibration.counting import CountOptions
 from ensemble.calibration.figures import EvaluationFigures, SetFigures
 from ensemble.calibration.report import save_figures, save_report, worth_telling
 from ensemble.calibration.set_figures import build_figures
+from ensemble.cli.stored_votes import digests_of
 from ensemble.cli.terminal import printable, seconds
 from ensemble.config import Spec
 from ensemble.router.config import EnsembleConfig
+from ensemble.spec_file import load_calibrations
 from ensemble.voting.ballot import Voter
+from ensemble.voting.calibrated import EnsembleCalibration
 from ensemble.voting.short_answer import AnswerRule
 
 
@@ -37,6 +40,7 @@ def write_report(
         strategy_by_kind={True: ensemble.classify_strategy, False: ensemble.generate_strategy},
         answer_rule=AnswerRule(extract=ensemble.answer.extract, pattern=ensemble.answer.pattern),
         withhold_below=ensemble.abstain_below or 0.0,
+        served=_served(stored, spec, ensemble, console),
     )
     # Fits are small: threads of BLAS would wait for each other.
     with threadpool_limits(1):
@@ -44,6 +48,20 @@ def write_report(
     paths = (save_report(figures, folder), save_figures(figures, folder))
     show_figures(figures, console)
     console.print(f"\nwritten: {', '.join(map(str, paths))}", style="dim", markup=False, soft_wrap=True)
+
+
+def _served(
+    stored: StoredEvaluation, spec: Spec, ensemble: EnsembleConfig, console: Console
+) -> EnsembleCalibration | None:
+    """Read the calibration that the spec names, unless it was made on these very items, which is told."""
+    if not ensemble.calibration:
+        return None
+    calibration = load_calibrations(spec)[ensemble.name]
+    if calibration.data_digest in digests_of(stored.manifest):
+        told = "The spec's calibration was fitted on these items, so the ensemble is not judged as it is served."
+        console.print(Text(told, style="bold yellow"), soft_wrap=True)
+        return None
+    return calibration.to_voting()
 
 
 def show_figures(figures: EvaluationFigures, console: Console) -> None:

@@ -12,7 +12,7 @@ from ensemble.cli.failure import EXIT_WORLD
 from ensemble.cli.terminal import one_line, printable, stdout_console
 from ensemble.errors import ConfigError, EnsembleError, InvalidRequestError
 from ensemble.voting.ballot import Ballot
-from ensemble.voting.decision import Decision
+from ensemble.voting.decision import DecidedBy, Decision
 
 if TYPE_CHECKING:
     from ensemble.voting.record import VoteRecord
@@ -43,7 +43,8 @@ def replay(
     """Count the votes of a recorded decision again, without any server; exits with 1 when the outcome differs.
 
     With --strategy the recorded ballots are counted by another rule, with the recorded weights and without the
-    calibration, which belongs to the recorded rule's sums.
+    calibration, which belongs to the recorded rule's sums. Where the recorded rule ended the vote early, that is on the
+    ballots that were in by then: the other rule might have waited for more.
 
     Exit codes: 0 the same decision (or told what the other rule decides), 1 another one, 2 no usable record.
     """
@@ -54,7 +55,7 @@ def replay(
     if strategy and strategy != recorded.strategy:
         console.print(f"{strategy}: {describe_outcome(counted)}", markup=False, soft_wrap=True)
         verdict = "the same answer" if counted.answer == recorded.decision.answer else "ANOTHER ANSWER"
-        console.print(verdict, style="bold")
+        console.print(f"{verdict}{tell_unseen(recorded.decision)}", style="bold", markup=False, soft_wrap=True)
         return
     differences = find_differences(recorded.decision, counted)
     if not differences:
@@ -135,6 +136,15 @@ def describe_outcome(decision: Decision) -> str:
         f"{len(decision.ballots)} of {decision.num_asked} ballots), agreement {decision.agreement:.3f}, "
         f"margin {decision.margin:.3f}{confidence}{marks}"
     )
+
+
+def tell_unseen(decision: Decision) -> str:
+    """Say on how many ballots another rule was tried, when the recorded rule did not wait for everyone's."""
+    if decision.decided_by in {DecidedBy.ALL, DecidedBy.DEADLINE}:
+        return ""
+    num_in = len(decision.ballots)
+    ballots = "1 ballot" if num_in == 1 else f"{num_in} ballots"
+    return f", on the {ballots} in when {decision.strategy} ended the vote ({decision.decided_by})"
 
 
 def find_differences(recorded: Decision, counted: Decision) -> list[str]:

@@ -74,23 +74,27 @@ def select(  # noqa: PLR0913 - a command's options are its arguments
     from ensemble.calibration.lineup import Limits  # noqa: PLC0415
     from ensemble.calibration.selection import select_lineup  # noqa: PLC0415
     from ensemble.calibration.selection_report import save_selection  # noqa: PLC0415
-    from ensemble.cli.chosen_spec import save_chosen_spec  # noqa: PLC0415
+    from ensemble.cli.chosen_spec import drops_feedback, save_chosen_spec  # noqa: PLC0415
 
     limits = Limits(max_cost=max_cost, max_latency_s=None if max_latency_ms is None else max_latency_ms / 1_000)
     votes, remarks = _load(spec, evaluation, ensemble=ensemble, sets=set_ or [], without=without or [])
-    options = votes.fit_options(risk=risk, alpha=0.1, strategies=tuple(strategy or ()) or _strategies_for(votes))
+    options = votes.fit_options(
+        risk=risk, alpha=votes.label_set_alpha, strategies=tuple(strategy or ()) or _strategies_for(votes)
+    )
     # Thousands of fits of a few numbers each: threads of a matrix library would only wait for one another.
     with threadpool_limits(1), show_panels(stderr_console()) as on_panel:
         meter = _build_meter(votes, options)
         selection = select_lineup(meter, limits, exhaustive_members=exhaustive, on_panel=on_panel)
         lineup, calibration, remark = _calibrate_choice(selection.chosen.lineup, votes, options)
+    if votes.ensemble.feedback and drops_feedback(lineup):
+        remark = (*remark, "The chosen spec takes no feedback, which would move the weights that its stops rely on.")
     remarks = (*remarks, *remark)
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigError(str(out), f"it cannot be written ({error.strerror})", "give another --out") from error
-    save_chosen_spec(spec, votes, lineup, calibration, risk=risk, folder=out)
     save_selection(selection, out, ensemble=votes.ensemble.name, remarks=remarks)
+    save_chosen_spec(spec, votes, lineup, calibration, risk=risk, folder=out)
     show_selection(selection, stdout_console(), remarks=remarks)
     stdout_console().print(f"\nwritten: {out}/report.html, pareto.png, figures.json, spec.yaml", markup=False)
 

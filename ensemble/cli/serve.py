@@ -8,7 +8,7 @@ import shutil
 import signal
 import tempfile
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, redirect_stdout
+from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING, Annotated
@@ -21,6 +21,8 @@ from ensemble.cli.terminal import stdout_console
 from ensemble.cli.validate import SpecPath, check_checkpoints
 from ensemble.config import Spec
 from ensemble.errors import InvalidRequestError
+from ensemble.planning.machine import local_node
+from ensemble.planning.plan import plan_spec
 from ensemble.spec_file import load_spec
 
 if TYPE_CHECKING:
@@ -80,19 +82,21 @@ def running(spec: Spec, console: Console, *, address: str = "", temp_dir: Path |
     if not address:
         # Before the cluster, which takes seconds to start.
         check_port(spec.router.host, spec.router.port)
+        plan_spec(spec, (local_node(),), absent="hub")
     # What Serve says of its progress would break into ours.
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     console.print(f"connecting to {address}" if address else "starting a Ray cluster", style="dim")
     with ExitStack() as quiet, ray_cluster(address, temp_dir=temp_dir), interrupted_by_sigterm():
-        with show_deployment(console) as hear:
-            deploy(spec, on_progress=hear, is_own_cluster=not address)
         try:
+            with show_deployment(console) as hear:
+                deploy(spec, on_progress=hear, is_own_cluster=not address)
             yield
         finally:
             if not address:
                 console.print("draining", style="dim")
                 # Ray prints that it failed to ask a controller that it has just stopped.
                 quiet.enter_context(redirect_stdout(io.StringIO()))
+                quiet.enter_context(redirect_stderr(io.StringIO()))
     console.print("left" if address else "ended", style="dim")
 
 
@@ -145,7 +149,7 @@ def end_signalled() -> Iterator[Event]:
 
 def _watch(spec: Spec, console: Console) -> None:
     """Tell when a deployment changes, until Ctrl-C or SIGTERM."""
-    from ensemble.serving.cluster import deployment_states  # noqa: PLC0415 - it brings Ray along
+    from ensemble.serving.deployment_states import deployment_states  # noqa: PLC0415 - it brings Ray along
 
     with end_signalled() as ended:
         changes = DeploymentChanges(console.print, known=deployment_states(spec.name))

@@ -12,12 +12,15 @@ from rich.text import Text
 from ensemble.cli import options
 from ensemble.cli.decision_json import to_json
 from ensemble.cli.options import DEFAULT_ENDPOINT
-from ensemble.cli.terminal import stdout_console
+from ensemble.cli.terminal import printable, seconds, stdout_console
 from ensemble.engines.engine import EngineStats
 from ensemble.rpc.client import EnsembleClient
 from ensemble.rpc.client_events import EnsembleReport, MemberState
 
-_COLUMNS = ("running", "waiting", "finished", "aborted", "tokens in", "tokens out", "steps", "batch")
+_COLUMNS = (
+    *("running", "waiting", "wait", "finished", "aborted"),
+    *("tokens in", "kept", "tokens out", "wasted", "steps", "batch", "cache"),
+)
 
 
 def status(
@@ -30,8 +33,13 @@ def status(
     """Show ensembles, members, replicas and their engines' counters; all ensembles unless one is named.
 
     With --json one object is printed: endpoint, and ensembles: [{name, classify_strategy, generate_strategy, members:
-    [{member, family, weight, checkpoint, problem, replicas: [{replica_id, stats}]}]}]; stats are the engine's counters
-    since it started. problem is empty unless replicas did not answer.
+    [{member, family, weight, checkpoint, problem, replicas: [{replica_id, stats}], starts: [{replica_id, phase, share,
+    phase_s, silent_s, problem}]}]}]; stats are the engine's counters since it started, starts are the replicas that are
+    not up, or failed to come up and why. problem is empty unless replicas did not answer.
+
+    In the table, wait is the mean time that a request waited for its place, kept the share of the prompt tokens that a
+    kept prefix spared, wasted the tokens of aborted requests, batch the mean number of requests in a step, cache the
+    share of the cache that is taken now.
     """
     with EnsembleClient(endpoint, timeout_s=timeout_s) as client:
         names = [ensemble] if ensemble else [summary.name for summary in client.list_ensembles()]
@@ -55,6 +63,7 @@ def report_to_dict(report: EnsembleReport) -> dict[str, Any]:
             "checkpoint": state.checkpoint,
             "problem": state.problem,
             "replicas": [asdict(replica) for replica in state.replicas],
+            "starts": [asdict(start) for start in state.starts],
         }
         for state in report.members
     ]
@@ -85,20 +94,28 @@ def _draw(report: EnsembleReport) -> Table:
 
 def _rows(member: MemberState) -> list[tuple[str, ...]]:
     rows = [(replica.replica_id, *_counters(replica.stats)) for replica in member.replicas]
+    rows += [(printable(f"{start.replica_id}: {start}"),) for start in member.starts]
     if member.problem or not rows:
         rows.append((f"away: {member.problem or 'no replica'}",))
     return rows
 
 
 def _counters(stats: EngineStats) -> tuple[str, ...]:
-    counters = (
-        stats.running_requests,
-        stats.waiting_requests,
-        stats.finished_requests,
-        stats.aborted_requests,
-        stats.prompt_tokens,
-        stats.completion_tokens,
-        stats.steps,
-        stats.max_batch,
+    return (
+        f"{stats.running_requests:,}",
+        f"{stats.waiting_requests:,}",
+        seconds(_share(stats.queue_s, stats.started_requests)),
+        f"{stats.finished_requests:,}",
+        f"{stats.aborted_requests:,}",
+        f"{stats.prompt_tokens:,}",
+        f"{_share(stats.cached_prompt_tokens, stats.prompt_tokens):.0%}",
+        f"{stats.completion_tokens:,}",
+        f"{stats.aborted_tokens:,}",
+        f"{stats.steps:,}",
+        f"{_share(stats.batched_requests, stats.steps):.1f}",
+        f"{stats.cache_share:.0%}",
     )
-    return tuple(f"{counter:,}" for counter in counters)
+
+
+def _share(part: float, whole: float) -> float:
+    return part / whole if whole else 0.0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain, combinations
 from pathlib import Path
 
 from ensemble.calibration.ballot_store import StoredEvaluation, load_evaluation
@@ -15,9 +16,12 @@ from ensemble.config import Spec, fingerprint
 from ensemble.errors import ConfigError
 from ensemble.router.config import EnsembleConfig
 from ensemble.router.validation import pick_ensemble
-from ensemble.spec_file import load_spec
+from ensemble.spec_file import generation_facts, load_spec, text_facts
 from ensemble.voting.ballot import Voter
 from ensemble.voting.short_answer import AnswerRule
+
+USUAL_ALPHA = 0.1
+"""Error rate of label sets where nobody says another one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,6 +53,11 @@ class StoredVotes:
         """What the ensemble decides such items by."""
         return self.ensemble.classify_strategy if self.has_choices else self.ensemble.generate_strategy
 
+    @property
+    def label_set_alpha(self) -> float:
+        """The error rate that the ensemble's label sets are wanted with, or the usual one."""
+        return self.ensemble.label_set_alpha or USUAL_ALPHA
+
     def fit_options(self, *, risk: float | None, alpha: float | None, strategies: tuple[str, ...] = ()) -> FitOptions:
         """Say what a calibration is made for; a risk or an error rate of 0 is none."""
         member_by_name = {member.name: member for member in self.spec.members}
@@ -56,7 +65,11 @@ class StoredVotes:
             ensemble=self.ensemble.name,
             data_digest=self.data_digest,
             fingerprint_by_member={voter.member: fingerprint(member_by_name[voter.member]) for voter in self.voters},
-            spec_facts={"name": self.spec.name, "evaluated_by": self.manifest.made_by},
+            spec_facts={
+                "name": self.spec.name,
+                "evaluated_by": self.manifest.made_by,
+                **({} if self.has_choices else text_facts(self.ensemble)),
+            },
             strategies=strategies,
             answer_rule=self.answer_rule,
             conformal_alpha=alpha or None,
@@ -92,6 +105,8 @@ def load_stored_votes(
         folder=folder,
     )
     items = _qualified(stored, sets)
+    if items and not items[0].item.choices:
+        _check_generation(stored.manifest, chosen, folder=folder)
     if not items or not voters:
         raise ConfigError(str(folder), "there is nothing to calibrate", "evaluate items, and leave members in")
     return StoredVotes(
@@ -130,6 +145,17 @@ def check_members(
         raise ConfigError(str(folder), "; ".join(problems), "run `ensemble evaluate` with this spec")
 
 
+def _check_generation(manifest: EvaluationManifest, ensemble: EnsembleConfig, *, folder: Path) -> None:
+    """Refuse texts that were drawn with other parameters than the ensemble's."""
+    now = generation_facts(ensemble)
+    changed = [name for name in now if manifest.generation.get(name, now[name]) != now[name]]
+    if changed:
+        told = "; ".join(f"{name} was {manifest.generation[name]} and is {now[name]}" for name in changed)
+        raise ConfigError(
+            str(folder), f"its texts were drawn otherwise: {told}", "run `ensemble evaluate` with this spec"
+        )
+
+
 def _qualified(stored: StoredEvaluation, sets: Sequence[str]) -> tuple[ItemVotes, ...]:
     if len(sets or stored.sets) == 1:
         return stored.item_votes(sets)
@@ -140,6 +166,13 @@ def _qualified(stored: StoredEvaluation, sets: Sequence[str]) -> tuple[ItemVotes
         if not sets or one.name in sets
         for item in one.item_votes
     )
+
+
+def digests_of(manifest: EvaluationManifest) -> set[str]:
+    """Give the digest that a calibration made on any of an evaluation's sets, or on several of them, has."""
+    names = [one.name for one in manifest.sets]
+    chosen = chain.from_iterable(combinations(names, size) for size in range(1, len(names) + 1))
+    return {_digest(manifest, sets) for sets in chosen}
 
 
 def _digest(manifest: EvaluationManifest, sets: Sequence[str]) -> str:

@@ -53,7 +53,7 @@ def check_checkpoints(spec: Spec) -> None:
     for index, member in enumerate(spec.members):
         if member.checkpoint:
             try:
-                check_reference(member.checkpoint)
+                check_reference(member.checkpoint, has_weights=member.has_weights)
             except CheckpointError as error:
                 where = f"members[{index}].checkpoint ({error.where})"
                 raise CheckpointError(where, error.problem, error.remedy) from error

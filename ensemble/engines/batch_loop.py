@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import logging
 import math
-from collections import deque
 from dataclasses import dataclass, field
-from itertools import islice
 from typing import TYPE_CHECKING, TypeVar
 
 import torch
 
 from ensemble.engines.batch import Batch, Step
-from ensemble.engines.embedding import EmbeddingQueue
 from ensemble.engines.engine_thread import Counters, Deliveries
-from ensemble.engines.jobs import ChoiceTree, EmbeddingJob, GenerationJob, Job, Outcome, ReadingJob, ScoringJob
-from ensemble.engines.scoring import LongScoring, TreeSums, score_together
+from ensemble.engines.forward_passes import Segment
+from ensemble.engines.jobs import ChoiceTree, EmbeddingJob, GenerationJob, Job, Outcome, ReadingJob
+from ensemble.engines.pass_faults import PassFaults
+from ensemble.engines.readings import Finished, Readings
 from ensemble.errors import MemberError
-from ensemble.generation import Embeddings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -25,12 +23,15 @@ if TYPE_CHECKING:
     from ensemble.engines.forward_passes import ForwardPasses
     from ensemble.engines.inbox import Inbox
     from ensemble.engines.limits import Limits
+    from ensemble.engines.paged_cache import PagedCache
     from ensemble.engines.scoring_rule import ScoringRule
     from ensemble.engines.token_encoder import TokenEncoder
 
 _log = logging.getLogger(__name__)
 
 AnyJob = TypeVar("AnyJob", GenerationJob, ReadingJob)
+Chosen = TypeVar("Chosen", bound=Job)
+Results = TypeVar("Results")
 
 
 @dataclass(slots=True, kw_only=True)
@@ -43,6 +44,7 @@ class LoadedModel:
     rule: ScoringRule
     eos_tokens: frozenset[int]
     limits: Limits
+    new_batch: Callable[[ForwardPasses, PagedCache, Limits], Batch] = Batch
 
 
 @dataclass(slots=True, kw_only=True)
@@ -50,31 +52,32 @@ class BatchLoop:
     """Owns the model while it serves.
 
     A turn of the loop runs at most one pass of each kind: prompts, short scorings, a long scoring, embeddings, one
-    decoding step. So nobody starves, and an abort is seen before every pass. ``deliver`` is called
-    from the engine's thread.
+    decoding step. So nobody starves, and an abort is seen before every pass. A pass that fails fails its own requests;
+    PassFaults says when it ends the engine. ``deliver`` is called from the engine's thread.
     """
 
     model: LoadedModel
     inbox: Inbox
     deliver: Callable[[Deliveries], None]
     counters: Counters = field(default_factory=Counters)
+    _cache: PagedCache = field(init=False)
     _batch: Batch = field(init=False)
-    _scorings: deque[ScoringJob] = field(default_factory=deque)
-    _long_scorings: deque[LongScoring] = field(default_factory=deque)
-    _embeddings: EmbeddingQueue = field(init=False)
+    _readings: Readings = field(init=False)
+    _faults: PassFaults = field(init=False)
     _deliveries: Deliveries = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        limits, passes = self.model.limits, self.model.passes
-        cache = passes.new_cache(max_rows=limits.max_batch, max_tokens=limits.max_context)
-        self._batch = Batch(passes, cache, limits)
-        self._embeddings = EmbeddingQueue(passes, limits)
+        model, limits, passes = self.model, self.model.limits, self.model.passes
+        self._cache = passes.new_cache(num_tokens=limits.cache_tokens, reuses_prefixes=limits.prefix_caching)
+        self._batch = model.new_batch(passes, self._cache, limits)
+        self._readings = Readings(passes, self._cache, limits, rule=model.rule, member=model.member)
+        self._faults = PassFaults(model.member, lambda: passes.read([Segment.of_prompt((0,))]))
 
     @torch.inference_mode()
     def run(self) -> None:
-        """Serve until the inbox is closed or a forward pass fails; then fail whatever is still inside."""
+        """Serve until the inbox is closed or the model is broken; then fail whatever is still inside."""
         try:
-            while self.inbox.wait_for_work(self._is_busy):
+            while self.inbox.wait_for_work(lambda: bool(self._jobs())):
                 self._turn()
         except Exception as error:  # noqa: BLE001 the border of the thread: the fault goes to every request
             self.inbox.close(f"the engine failed: {type(error).__name__}: {error}")
@@ -82,30 +85,59 @@ class BatchLoop:
         finally:
             self._fail_all()
 
-    def _is_busy(self) -> bool:
-        return bool(self._batch.jobs or self._readings())
-
-    def _readings(self) -> list[ReadingJob]:
-        """List the scorings and embeddings that run."""
-        return [*self._scorings, *(long.job for long in self._long_scorings), *self._embeddings.jobs]
+    def _jobs(self) -> list[Job]:
+        return [*self._batch.jobs, *self._readings.jobs]
 
     def _turn(self) -> None:
         self._take_waiting()
-        for run_pass in (self._read_prompts, self._score_together, self._score_long, self._embed, self._decode):
-            self._drop_aborted()
-            run_pass()
-            self._flush()
+        readings = self._readings
+        # What reads needs room for a moment alone: completions that have not begun let it in.
+        self._batch.may_begin = not readings.lacks_room
+        self._run_pass(self._batch.next_readers, self._batch.read_prompts, self._accept_first)
+        self._run_pass(readings.choose_short, readings.score_short, self._finish)
+        self._run_pass(readings.choose_long, readings.score_long, self._finish)
+        self._run_pass(readings.choose_embeddings, readings.embed, self._finish)
+        self._run_pass(self._batch.decoders, self._batch.decode, self._accept)
+
+    def _run_pass(
+        self,
+        choose: Callable[[], Sequence[Chosen]],
+        read: Callable[[Sequence[Chosen]], Results],
+        accept: Callable[[Results], None],
+    ) -> None:
+        self._drop_aborted()
+        if jobs := choose():
+            try:
+                results = read(jobs)
+            except Exception as error:  # noqa: BLE001 whatever a model raises goes to these requests
+                self._fail_pass(jobs, error)
+            else:
+                self._faults.note_success()
+                self._count_pass(jobs)
+                accept(results)
+        self._flush()
+
+    def _fail_pass(self, jobs: Sequence[Job], error: Exception) -> None:
+        fault = self._faults.note_failure(error)
+        self._batch.drop(jobs)
+        self._readings.drop(jobs)
+        for job in jobs:
+            if job.is_aborted:
+                self._leave_aborted(job)
+            else:
+                self._leave(job, fault)
+        self._flush()
+        self._faults.check_model()
 
     def _take_waiting(self) -> None:
         for job in self.inbox.take_generations(self._batch.num_free):
             self._admit(job, self._begin_generation)
-        num_free = self.model.limits.max_batch - len(self._readings())
+        num_free = self.model.limits.max_batch - len(self._readings.jobs)
         for reading in self.inbox.take_readings(num_free):
             self._admit(reading, self._begin_reading)
 
     def _admit(self, job: AnyJob, begin: Callable[[AnyJob], None]) -> None:
-        job.is_running = True
-        self.counters.running_requests += 1
+        self.counters.count_in(job)
         if job.is_aborted:
             self._leave_aborted(job)
             return
@@ -125,101 +157,45 @@ class BatchLoop:
         self._batch.join(job)
 
     def _begin_reading(self, job: ReadingJob) -> None:
+        encoder, max_context = self.model.encoder, self.model.limits.max_context
         if isinstance(job, EmbeddingJob):
-            max_context = self.model.limits.max_context
-            job.texts = self.model.encoder.encode_texts(job.request.texts, max_context=max_context)
-            self._embeddings.add(job)
+            job.texts = encoder.encode_texts(job.request.texts, max_context=max_context)
         else:
-            self._begin_scoring(job)
-
-    def _begin_scoring(self, job: ScoringJob) -> None:
-        limits = self.model.limits
-        prompt, choices = self.model.encoder.encode_scoring(job.request, max_context=limits.max_context)
-        tree = ChoiceTree(prompt=tuple(prompt), choices=choices)
-        self.model.rule.begin(job, tree, max_context=limits.max_context)
-        if job.num_fed <= limits.max_step_tokens and job.num_outputs <= limits.max_outputs:
-            self._scorings.append(job)
-        else:
-            cache = self.model.passes.new_cache(max_rows=1, max_tokens=limits.max_context)
-            self._long_scorings.append(LongScoring(job, cache, limits))
+            prompt, choices = encoder.encode_scoring(job.request, max_context=max_context)
+            tree = ChoiceTree(prompt=tuple(prompt), choices=choices)
+            self.model.rule.begin(job, tree, max_context=max_context)
+        self._readings.add(job)
 
     def _drop_aborted(self) -> None:
         waiting = self.inbox.take_aborted()
         if waiting is None:
             return
         # Each flag is read once: the event loop may set it at any moment, and then it sets the inbox's again.
-        gone = [job for job in self._batch.jobs if job.is_aborted]
+        gone = [job for job in self._jobs() if job.is_aborted]
         self._batch.drop(gone)
-        readings = [job for job in self._readings() if job.is_aborted]
-        self._scorings = deque(job for job in self._scorings if job not in readings)
-        self._long_scorings = deque(long for long in self._long_scorings if long.job not in readings)
-        self._embeddings.drop(readings)
-        for job in (*waiting, *gone, *readings):
+        self._readings.drop(gone)
+        for job in (*waiting, *gone):
             self._leave_aborted(job)
 
-    def _read_prompts(self) -> None:
-        if readers := self._batch.next_readers():
-            step = self._batch.read_prompts(readers)
-            self._count_pass(readers)
-            self.counters.prompt_tokens += sum(len(job.prompt) for job, _ in step)
-            self._accept(step)
-
-    def _decode(self) -> None:
-        if decoders := self._batch.decoders():
-            step = self._batch.decode(decoders)
-            self._count_pass(decoders)
-            self._accept(step)
-
-    def _score_together(self) -> None:
-        count = self._num_fitting()
-        if count:
-            jobs = list(islice(self._scorings, count))
-            sums = score_together(jobs, self.model.passes)
-            self._count_pass(jobs)
-            for job, sums_of_job in zip(jobs, sums, strict=True):
-                self._scorings.popleft()
-                self._finish_scoring(job, sums_of_job)
-
-    def _num_fitting(self) -> int:
-        """Count the scorings, longest waiting first, that one forward pass can serve."""
-        room, outputs = self.model.limits.max_step_tokens, self.model.limits.max_outputs
-        for count, job in enumerate(self._scorings):
-            room -= job.num_fed
-            outputs -= job.num_outputs
-            if room < 0 or outputs < 0:
-                return count
-        return len(self._scorings)
-
-    def _score_long(self) -> None:
-        if self._long_scorings:
-            long = self._long_scorings[0]
-            sums = long.advance(self.model.passes)
-            self._count_pass([long.job])
-            if sums is not None:
-                self._long_scorings.popleft()
-                self._finish_scoring(long.job, sums)
-
-    def _embed(self) -> None:
-        if self._embeddings.jobs:
-            readers = self._embeddings.advance()
-            self._count_pass(readers)
-            for job in readers:
-                if len(job.vectors) == len(job.texts):
-                    self._finish_embedding(job)
-
     def _count_pass(self, jobs: Sequence[Job]) -> None:
-        self.counters.steps += 1
-        self.counters.max_batch = max(self.counters.max_batch, len(jobs))
+        self.counters.count_pass(len(jobs))
+        self.counters.cached_prompt_tokens = self._cache.num_reused
         for job in jobs:
             job.steps_after_abort += job.is_aborted
 
+    def _accept_first(self, step: Step) -> None:
+        self.counters.prompt_tokens += sum(len(job.prompt) for job, _ in step)
+        self._accept(step)
+
     def _accept(self, step: Step) -> None:
-        gone = []
+        gone: list[GenerationJob] = []
         for job, (token, logprob) in step:
+            if job in gone:  # A token of the same step was its last.
+                continue
             if not math.isfinite(logprob):
                 job.is_broken = True
                 gone.append(job)
-                self._leave(job, MemberError(self.model.member, "the model gave logits that are not numbers"))
+                self._leave(job, MemberError(self.model.member, self.model.passes.fault))
                 continue
             chunk = job.accept(token, logprob)
             self.counters.completion_tokens += 1
@@ -230,20 +206,11 @@ class BatchLoop:
                 self._deliveries.append((job, chunk))
         self._batch.drop(gone)
 
-    def _finish_embedding(self, job: EmbeddingJob) -> None:
-        self.counters.prompt_tokens += job.num_tokens
-        if all(math.isfinite(value) for vector in job.vectors for value in vector):
-            self._leave(job, Embeddings(vectors=tuple(job.vectors), prompt_tokens=job.num_tokens))
-        else:
-            self._leave(job, MemberError(self.model.member, "the model gave hidden states that are not numbers"))
-
-    def _finish_scoring(self, job: ScoringJob, sums: TreeSums) -> None:
-        scores = self.model.rule.finish(job, sums)
-        self.counters.prompt_tokens += scores.prompt_tokens
-        if all(math.isfinite(logprob) for logprob in scores.logprobs):
-            self._leave(job, scores)
-        else:
-            self._leave(job, MemberError(self.model.member, "the model gave logits that are not numbers"))
+    def _finish(self, finished: Finished) -> None:
+        for job, outcome in finished:
+            if not isinstance(outcome, MemberError):
+                self.counters.prompt_tokens += outcome.prompt_tokens
+            self._leave(job, outcome)
 
     def _leave_aborted(self, job: Job) -> None:
         counters = self.counters
@@ -263,13 +230,14 @@ class BatchLoop:
         self.inbox.leave()
 
     def _flush(self) -> None:
+        self.counters.cache_share = 1 - self._cache.num_free_tokens / self._cache.num_tokens
         if self._deliveries:
             deliveries, self._deliveries = self._deliveries, []
             self.deliver(deliveries)
 
     def _fail_all(self) -> None:
         reason = self.inbox.closed_because or "the engine has ended"
-        for job in (*self._batch.jobs, *self._readings(), *self.inbox.drain()):
+        for job in (*self._jobs(), *self.inbox.drain()):
             if job.is_aborted:
                 self._leave_aborted(job)
             else:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, cast
 
 from ensemble.checkpoints import DEFAULT_CACHE_DIR
+from ensemble.checkpoints.progress import OnPhase, ignore_phase
 from ensemble.engines.classifier_loading import load_classifier
 from ensemble.engines.classifier_loop import ClassifierLoop
 from ensemble.engines.engine_thread import Counters, Deliveries, EngineThread
@@ -50,17 +52,24 @@ class ClassifierEngine:
         inbox = Inbox(member=member, max_jobs=config.max_batch + config.max_waiting)
         counters = Counters()
 
-        def load_loop(deliver: Callable[[Deliveries], None]) -> ClassifierLoop:
-            model = load_classifier(
-                config, checkpoint=checkpoint, member=member, prompt_format=prompt_format, cache_dir=cache_dir
-            )
+        load = partial(
+            load_classifier,
+            config,
+            checkpoint=checkpoint,
+            member=member,
+            prompt_format=prompt_format,
+            cache_dir=cache_dir,
+        )
+
+        def load_loop(deliver: Callable[[Deliveries], None], on_phase: OnPhase) -> ClassifierLoop:
+            model = load(on_phase=on_phase)
             return ClassifierLoop(model=model, inbox=inbox, deliver=deliver, counters=counters)
 
         self._thread = EngineThread(member=member, inbox=inbox, load=load_loop, counters=counters)
 
-    async def start(self) -> None:
+    async def start(self, on_phase: OnPhase = ignore_phase) -> None:
         """Load the model in the thread; starting twice is starting once."""
-        await self._thread.start()
+        await self._thread.start(on_phase)
 
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[CompletionChunk]:
         """Refuse: there is nothing that writes."""

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, cast
 
 import torch
 
+from ensemble.checkpoints.progress import OnPhase, ignore_phase
 from ensemble.engines.jobs import ChoiceTree
 from ensemble.engines.model_loading import choose_device
 from ensemble.engines.prompt_format import PromptFormat
@@ -101,7 +102,13 @@ class LoadedClassifier:
 
 
 def load_classifier(
-    config: ClassifierEngineConfig, *, checkpoint: str, member: str, prompt_format: PromptFormat, cache_dir: Path
+    config: ClassifierEngineConfig,
+    *,
+    checkpoint: str,
+    member: str,
+    prompt_format: PromptFormat,
+    cache_dir: Path,
+    on_phase: OnPhase = ignore_phase,
 ) -> LoadedClassifier:
     """Load a classifier and find out how it can be batched.
 
@@ -115,15 +122,16 @@ def load_classifier(
     if config.threads:
         torch.set_num_threads(config.threads)
     device = choose_device(config.device)
-    loaded = load_checkpoint(checkpoint, dtype=config.dtype, device=device, cache_dir=cache_dir)
+    loaded = load_checkpoint(checkpoint, dtype=config.dtype, device=device, cache_dir=cache_dir, on_phase=on_phase)
     if not loaded.is_classifier:
         raise CheckpointError(checkpoint, "it is no sequence classifier", "set engine.type to embedded")
     labels = [str(label) for _, label in sorted((loaded.model.config.id2label or {}).items())]
     if len({normalise_answer(label) for label in labels}) < max(2, len(labels)):
         raise CheckpointError(checkpoint, f"its labels are not distinct names: {labels}", "name them in id2label")
+    on_phase("warm up", 0.0)
     try:
         classifier = _prepare(loaded, config, labels=labels, member=member, prompt_format=prompt_format)
-        classifier = replace(classifier, pads_freely=_pads_freely(classifier))
+        classifier = replace(classifier, pads_freely=_pads_freely(classifier, checkpoint))
     except _MODEL_FAULTS as error:
         raise CheckpointError(checkpoint, f"it cannot read a text ({error!r})", "mend its config") from error
     _log.info("member %s: loaded %s on %s, labels %s", member, checkpoint, device, ", ".join(labels))
@@ -174,9 +182,11 @@ def _find_padding(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) ->
 
 
 @torch.inference_mode()
-def _pads_freely(classifier: LoadedClassifier) -> bool:
+def _pads_freely(classifier: LoadedClassifier, checkpoint: str) -> bool:
     """Compare a text alone with the same one beside a longer text; some architectures (FNet) mix the filling in."""
     alone_L = classifier.compute_logits(classifier.check_texts[:1])[0]
+    if not bool(alone_L.isfinite().all()):
+        raise CheckpointError(checkpoint, "it gives logits that are not numbers", "take an undamaged one")
     if classifier.padding is None:
         return False
     together_L = classifier.compute_logits(classifier.check_texts)[0]

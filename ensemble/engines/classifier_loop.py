@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from ensemble.engines.jobs import Job, Outcome, ReadingJob, ScoringJob
+from ensemble.engines.pass_faults import PassFaults
 from ensemble.errors import MemberError
 from ensemble.generation import ChoiceScores
 
@@ -31,9 +32,7 @@ _log = logging.getLogger(__name__)
 class ClassifierLoop:
     """Owns the model while it serves; a turn takes what waits, at most ``max_batch``, and reads it.
 
-    A forward pass that raises fails its own requests. The engine ends only when a short text that it read at its start
-    cannot be read right afterwards either: CUDA faults stay, and memory that is not there stays away, but a text that
-    the model trips over harms nobody else.
+    A forward pass that raises fails its own requests; PassFaults says when it ends the engine.
     """
 
     model: LoadedClassifier
@@ -41,6 +40,11 @@ class ClassifierLoop:
     deliver: Callable[[Deliveries], None]
     counters: Counters
     _running: list[ScoringJob] = field(default_factory=list)
+    _faults: PassFaults = field(init=False)
+
+    def __post_init__(self) -> None:
+        model = self.model
+        self._faults = PassFaults(model.member, lambda: model.compute_logits(model.check_texts[:1]))
 
     @torch.inference_mode()
     def run(self) -> None:
@@ -65,8 +69,7 @@ class ClassifierLoop:
             self._read(batch)
 
     def _admit(self, job: ReadingJob) -> None:
-        job.is_running = True
-        self.counters.running_requests += 1
+        self.counters.count_in(job)
         if not isinstance(job, ScoringJob) or job.is_aborted:
             self._leave(job, None, is_aborted=True)
             return
@@ -99,19 +102,18 @@ class ClassifierLoop:
         except Exception as error:  # noqa: BLE001 whatever a model raises goes to these requests
             self._fail(batch, error)
             return
-        self.counters.steps += 1
-        self.counters.max_batch = max(self.counters.max_batch, len(batch))
+        self._faults.note_success()
+        self.counters.count_pass(len(batch))
         for job, logits_L in zip(batch, logits_BL, strict=True):
             job.steps_after_abort += job.is_aborted
             self._finish(job, logits_L)
 
     def _fail(self, batch: list[ScoringJob], error: Exception) -> None:
-        """Fail the requests of one forward pass; raises when the model reads nothing any more."""
-        _log.error("a forward pass of member %s failed", self.model.member, exc_info=error)
-        fault = MemberError(self.model.member, f"the forward pass failed: {type(error).__name__}: {error}")
+        """Fail the requests of one forward pass; raises when the model is broken."""
+        fault = self._faults.note_failure(error)
         for job in batch:
             self._leave(job, None if job.is_aborted else fault, is_aborted=job.is_aborted)
-        self.model.compute_logits(self.model.check_texts[:1])
+        self._faults.check_model()
 
     def _finish(self, job: ScoringJob, logits_L: torch.Tensor) -> None:
         tree = job.trees[0]

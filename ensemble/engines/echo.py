@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from ensemble.checkpoints.progress import OnPhase, ignore_phase
 from ensemble.engines.engine import EngineStats
 from ensemble.engines.stop_text import StopText
 from ensemble.errors import MemberBusyError, MemberError, MemberRefusedError
@@ -46,7 +47,7 @@ class EchoEngine:
         self._stats = EngineStats()
         self._stopped = asyncio.Event()
 
-    async def start(self) -> None:
+    async def start(self, on_phase: OnPhase = ignore_phase) -> None:
         """Nothing to load."""
 
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[CompletionChunk]:
@@ -60,7 +61,9 @@ class EchoEngine:
             self._add(prompt_tokens=len(words))
             while True:
                 chunk = completion.take_word()
-                self._add(completion_tokens=chunk.completion_tokens - completion.tokens_counted, steps=1)
+                self._add(
+                    completion_tokens=chunk.completion_tokens - completion.tokens_counted, steps=1, batched_requests=1
+                )
                 completion.tokens_counted = chunk.completion_tokens
                 completion.is_finished = chunk.finish_reason is not None
                 if completion.is_finished:
@@ -78,7 +81,7 @@ class EchoEngine:
         completion = _EchoedCompletion([], GenerationParameters())
         with self._request_running(completion):
             await self._pause(self._config.delay_s)
-            self._add(prompt_tokens=num_prompt_tokens, steps=1)
+            self._add(prompt_tokens=num_prompt_tokens, steps=1, batched_requests=1)
             completion.is_finished = True
         return ChoiceScores(
             logprobs=_score_by_hash(self._config.seed, request),
@@ -94,7 +97,7 @@ class EchoEngine:
         completion = _EchoedCompletion([], GenerationParameters())
         with self._request_running(completion):
             await self._pause(self._config.delay_s)
-            self._add(prompt_tokens=num_prompt_tokens, steps=1)
+            self._add(prompt_tokens=num_prompt_tokens, steps=1, batched_requests=1)
             completion.is_finished = True
         return Embeddings(
             vectors=tuple(_embed_by_hash(self._config.seed, text) for text in request.texts),
@@ -118,7 +121,7 @@ class EchoEngine:
     def _request_running(self, completion: _EchoedCompletion) -> Iterator[None]:
         self._refuse()
         running = self._stats.running_requests + 1
-        self._add(running_requests=1)
+        self._add(running_requests=1, started_requests=1)
         self._stats = replace(self._stats, max_batch=max(self._stats.max_batch, running))
         try:
             yield

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, ClassVar, cast
 
 from ensemble.checkpoints import DEFAULT_CACHE_DIR
-from ensemble.engines.batch_loop import BatchLoop
+from ensemble.checkpoints.progress import OnPhase, ignore_phase
+from ensemble.engines.batch_loop import BatchLoop, LoadedModel
 from ensemble.engines.engine_thread import Counters, Deliveries, EngineThread
 from ensemble.engines.inbox import Inbox
 from ensemble.engines.jobs import EmbeddingJob, GenerationJob, ScoringJob
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable
     from pathlib import Path
 
-    from ensemble.engines.config import EmbeddedEngineConfig
+    from ensemble.engines.config import EmbeddedEngineConfig, FusedEngineConfig
     from ensemble.engines.engine import EngineStats
     from ensemble.engines.prompt_format import PromptFormat
 
@@ -37,9 +38,12 @@ class EmbeddedEngine:
     holds at most a chunk for each of its tokens.
     """
 
+    _load: ClassVar[Callable[..., LoadedModel]] = staticmethod(load_model)
+    """Makes what the thread runs from a config; other engines on the same loop have their own."""
+
     def __init__(
         self,
-        config: EmbeddedEngineConfig,
+        config: EmbeddedEngineConfig | FusedEngineConfig,
         *,
         checkpoint: str,
         member: str,
@@ -50,7 +54,7 @@ class EmbeddedEngine:
         self._inbox = Inbox(member=member, max_jobs=config.max_batch + config.max_waiting)
         counters = Counters()
         load = partial(
-            load_model,
+            self._load,
             config,
             checkpoint=checkpoint,
             member=member,
@@ -58,14 +62,14 @@ class EmbeddedEngine:
             cache_dir=cache_dir,
         )
 
-        def load_loop(deliver: Callable[[Deliveries], None]) -> BatchLoop:
-            return BatchLoop(model=load(), inbox=self._inbox, deliver=deliver, counters=counters)
+        def load_loop(deliver: Callable[[Deliveries], None], on_phase: OnPhase) -> BatchLoop:
+            return BatchLoop(model=load(on_phase=on_phase), inbox=self._inbox, deliver=deliver, counters=counters)
 
         self._thread = EngineThread(member=member, inbox=self._inbox, load=load_loop, counters=counters)
 
-    async def start(self) -> None:
+    async def start(self, on_phase: OnPhase = ignore_phase) -> None:
         """Load the model in the thread; starting twice is starting once."""
-        await self._thread.start()
+        await self._thread.start(on_phase)
 
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[CompletionChunk]:
         """Hand the request over and pass its chunks on; whoever stops reading aborts it."""

@@ -11,24 +11,27 @@ from typing import TYPE_CHECKING
 import torch
 from torch.nn import functional
 
-if TYPE_CHECKING:
-    from collections.abc import Collection
+from ensemble.engines.forward_passes import Segment
 
+if TYPE_CHECKING:
+    from collections.abc import Collection, Sequence
+
+    from ensemble.engines.block_pool import CacheRow
     from ensemble.engines.forward_passes import ForwardPasses
     from ensemble.engines.jobs import EmbeddingJob, Job
     from ensemble.engines.limits import Limits
-    from ensemble.engines.slot_cache import SlotCache
+    from ensemble.engines.paged_cache import PagedCache
 
 
 class EmbeddingQueue:
     """The embedding requests that are being read, in order; each text's vector is the mean of its tokens' states."""
 
-    def __init__(self, passes: ForwardPasses, limits: Limits) -> None:
+    def __init__(self, passes: ForwardPasses, cache: PagedCache, limits: Limits) -> None:
         self._passes = passes
+        self._cache = cache
         self._limits = limits
         self._jobs: deque[EmbeddingJob] = deque()
-        self._cache: SlotCache | None = None
-        self._num_read = 0
+        self._row: CacheRow | None = None
         self._sum_D: torch.Tensor | None = None
 
     @property
@@ -43,28 +46,39 @@ class EmbeddingQueue:
     def drop(self, gone: Collection[Job]) -> None:
         """Take jobs out; a half-read text of the first is forgotten."""
         if self._jobs and self._jobs[0] in gone:
-            self._forget_text()
+            self._forget_text(is_sound=False)
         self._jobs = deque(job for job in self._jobs if job not in gone)
 
-    def advance(self) -> list[EmbeddingJob]:
-        """Run one forward pass; give the jobs that took part, finished ones among them."""
-        first = self._jobs[0]
-        text = first.texts[len(first.vectors)]
-        if len(text) > self._limits.max_step_tokens:
-            self._read_piece(first, text)
-            readers = [first]
-        else:
-            readers = self._read_whole_texts()
-        while self._jobs and len(self._jobs[0].vectors) == len(self._jobs[0].texts):
-            self._jobs.popleft()
-        return readers
+    def has_room(self) -> bool:
+        """Get a place in the cache for the text that is next, if it is too long for a pass; False while it is full."""
+        if self._row is None and self._jobs:
+            text = _next_text(self._jobs[0])
+            if len(text) > self._limits.max_step_tokens:
+                self._row = self._cache.open_row((), capacity=len(text))
+                return self._row is not None
+        return True
 
-    def _read_whole_texts(self) -> list[EmbeddingJob]:
+    def choose(self) -> list[EmbeddingJob]:
+        """Give the jobs that the next forward pass serves."""
+        if not self.has_room():
+            return []
+        return [self._jobs[0]] if self._row else list(dict.fromkeys(job for job, _ in self._choose_texts()))
+
+    def read(self, readers: Sequence[EmbeddingJob]) -> list[EmbeddingJob]:
+        """Run one forward pass for the chosen jobs; give those that are finished."""
+        if self._row is not None:
+            self._read_piece(readers[0], self._row)
+        else:
+            self._read_whole_texts()
+        finished = [job for job in readers if len(job.vectors) == len(job.texts)]
+        self._jobs = deque(job for job in self._jobs if job not in finished)
+        return finished
+
+    def _read_whole_texts(self) -> None:
         fitting = self._choose_texts()
-        states = self._passes.read_states([text for _, text in fitting])
+        states = self._passes.read_states([Segment.of_text(text) for _, text in fitting])
         for (job, _), states_QD in zip(fitting, states, strict=True):
             job.vectors.append(_normalise(states_QD.sum(0)))
-        return list(dict.fromkeys(job for job, _ in fitting))
 
     def _choose_texts(self) -> list[tuple[EmbeddingJob, tuple[int, ...]]]:
         """Choose the next texts, in order, that fit one pass together: at least one does."""
@@ -78,19 +92,24 @@ class EmbeddingQueue:
                 chosen.append((job, text))
         return chosen
 
-    def _read_piece(self, job: EmbeddingJob, text: tuple[int, ...]) -> None:
-        if self._cache is None:
-            self._cache = self._passes.new_cache(max_rows=1, max_tokens=self._limits.max_context)
-        piece = text[self._num_read : self._num_read + self._limits.max_step_tokens]
-        sum_D = self._passes.extend_states(piece, self._cache, start=self._num_read).sum(0)
+    def _read_piece(self, job: EmbeddingJob, row: CacheRow) -> None:
+        text = _next_text(job)
+        piece = text[row.num_tokens : row.num_tokens + self._limits.max_step_tokens]
+        segment = Segment.of_text(piece, row.num_tokens)
+        sum_D = self._passes.read_states([segment], self._cache, [row])[0].sum(0)
         self._sum_D = sum_D if self._sum_D is None else self._sum_D + sum_D
-        self._num_read += len(piece)
-        if self._num_read == len(text):
+        if row.num_tokens == len(text):
             job.vectors.append(_normalise(self._sum_D))
-            self._forget_text()
+            self._forget_text(is_sound=bool(self._sum_D.isfinite().all()))
 
-    def _forget_text(self) -> None:
-        self._cache, self._num_read, self._sum_D = None, 0, None
+    def _forget_text(self, *, is_sound: bool) -> None:
+        if self._row is not None:
+            self._cache.close_row(self._row, is_sound=is_sound)
+        self._row, self._sum_D = None, None
+
+
+def _next_text(job: EmbeddingJob) -> tuple[int, ...]:
+    return job.texts[len(job.vectors)]
 
 
 def _normalise(sum_D: torch.Tensor) -> tuple[float, ...]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from ensemble.checkpoints.progress import OnPhase, ignore_phase
+
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
@@ -20,22 +22,33 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineStats:
-    """An engine's own counters, all since it started, except the two that say ``running`` and ``waiting``.
+    """An engine's own counters, all since it started, except ``running``, ``waiting`` and ``cache_share``.
 
-    ``max_steps_to_abort`` is the largest number of decoding steps that any aborted request still took part in after
-    its abort was asked for: 0 or 1 in a sound engine.
+    The mean wait is ``queue_s / started_requests``, the mean batch ``batched_requests / steps``; warming up counts
+    nowhere. An engine leaves at 0 what it does not know. ``max_steps_to_abort`` is the largest number of decoding steps
+    that any aborted request still took part in after its abort was asked for: 0 or 1 in a sound engine.
     """
 
     running_requests: int = 0
     waiting_requests: int = 0
+    started_requests: int = 0
+    """Requests that got a place."""
     finished_requests: int = 0
     aborted_requests: int = 0
     prompt_tokens: int = 0
     completion_tokens: int = 0
     aborted_tokens: int = 0
-    """Completion tokens of requests that were aborted."""
+    """Completion tokens of requests that were aborted: generated for nobody."""
+    queue_s: float = 0.0
+    """Time that the started requests had waited for their place, summed up."""
+    cached_prompt_tokens: int = 0
+    """Prompt tokens that were not read again, because their keys and values were kept from another request."""
+    cache_share: float = 0.0
+    """Share of the cache's bound that is taken now, in [0, 1]."""
     steps: int = 0
     """Forward passes."""
+    batched_requests: int = 0
+    """Requests that each forward pass served, summed up over the passes."""
     max_batch: int = 0
     """The most requests that one forward pass has served."""
     max_steps_to_abort: int = 0
@@ -48,8 +61,10 @@ class Engine(Protocol):
     out of the engine before its next decoding step but one.
     """
 
-    async def start(self) -> None:
-        """Load the checkpoint and generate once, so that the first request is not slow.
+    async def start(self, on_phase: OnPhase = ignore_phase) -> None:
+        """Load the checkpoint and generate once, so that the first request is neither slow nor the first to fail.
+
+        A classifier reads a text instead. ``on_phase`` is told what the start is at, from any thread.
 
         Raises:
             CheckpointError: it is missing, cut short or unsupported.

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
+import time
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
+from ensemble.checkpoints.progress import OnPhase, ignore_phase
 from ensemble.engines.engine import EngineStats
 from ensemble.errors import MemberError
 
@@ -33,14 +35,32 @@ class Counters:
     """What the engine's thread counts; the names are those of EngineStats."""
 
     running_requests: int = 0
+    started_requests: int = 0
     finished_requests: int = 0
     aborted_requests: int = 0
     prompt_tokens: int = 0
     completion_tokens: int = 0
     aborted_tokens: int = 0
+    queue_s: float = 0.0
+    cached_prompt_tokens: int = 0
+    cache_share: float = 0.0
     steps: int = 0
+    batched_requests: int = 0
     max_batch: int = 0
     max_steps_to_abort: int = 0
+
+    def count_in(self, job: Job) -> None:
+        """Count a request that got its place."""
+        job.is_running = True
+        self.running_requests += 1
+        self.started_requests += 1
+        self.queue_s += time.monotonic() - job.entered_s
+
+    def count_pass(self, num_requests: int) -> None:
+        """Count a forward pass and the requests that it served."""
+        self.steps += 1
+        self.batched_requests += num_requests
+        self.max_batch = max(self.max_batch, num_requests)
 
 
 class Loop(Protocol):
@@ -55,17 +75,18 @@ class Loop(Protocol):
 class EngineThread:
     """Runs a loop that ``load`` builds; requests go in through the inbox, outcomes come back to the event loop.
 
-    ``load`` is called in the thread, with what the loop has to call, from the thread, to deliver outcomes.
+    ``load`` is called in the thread, with what the loop has to call, from the thread, to deliver outcomes, and with
+    what has to be told where loading is.
     """
 
     member: str
     inbox: Inbox
-    load: Callable[[Callable[[Deliveries], None]], Loop]
+    load: Callable[[Callable[[Deliveries], None], OnPhase], Loop]
     counters: Counters = field(default_factory=Counters)
     _thread: threading.Thread | None = None
     _ready: asyncio.Future[None] | None = None
 
-    async def start(self) -> None:
+    async def start(self, on_phase: OnPhase = ignore_phase) -> None:
         """Start the thread and wait until it has loaded the model; starting twice is starting once."""
         if self._ready is not None:
             await asyncio.shield(self._ready)
@@ -75,7 +96,7 @@ class EngineThread:
         self._ready = event_loop.create_future()
         # A daemon, so that a process that forgets to close the engine can still end.
         self._thread = threading.Thread(
-            target=self._serve, args=(event_loop, self._ready), name=f"engine-{self.member}", daemon=True
+            target=self._serve, args=(event_loop, self._ready, on_phase), name=f"engine-{self.member}", daemon=True
         )
         self._thread.start()
         try:
@@ -100,20 +121,8 @@ class EngineThread:
 
     def stats(self) -> EngineStats:
         """Read what the thread has counted."""
-        counters = self.counters
-        running = counters.running_requests
-        return EngineStats(
-            running_requests=running,
-            waiting_requests=max(0, self.inbox.num_jobs - running),
-            finished_requests=counters.finished_requests,
-            aborted_requests=counters.aborted_requests,
-            prompt_tokens=counters.prompt_tokens,
-            completion_tokens=counters.completion_tokens,
-            aborted_tokens=counters.aborted_tokens,
-            steps=counters.steps,
-            max_batch=counters.max_batch,
-            max_steps_to_abort=counters.max_steps_to_abort,
-        )
+        running = self.counters.running_requests
+        return EngineStats(**asdict(self.counters), waiting_requests=max(0, self.inbox.num_jobs - running))
 
     def check_started(self) -> None:
         """Refuse requests before the start."""
@@ -135,7 +144,7 @@ class EngineThread:
         if self._thread.is_alive():
             _log.warning("member %s: the engine's thread still runs %g s after close", self.member, CLOSE_TIMEOUT_S)
 
-    def _serve(self, event_loop: asyncio.AbstractEventLoop, ready: asyncio.Future[None]) -> None:
+    def _serve(self, event_loop: asyncio.AbstractEventLoop, ready: asyncio.Future[None], on_phase: OnPhase) -> None:
         """Load the model, then run it until the engine is closed; the body of the thread."""
 
         def deliver(deliveries: Deliveries) -> None:
@@ -145,7 +154,7 @@ class EngineThread:
                 self.inbox.close("its event loop has ended")
 
         try:
-            loop = self.load(deliver)
+            loop = self.load(deliver, on_phase)
         except Exception as error:  # noqa: BLE001 the border of the thread: start raises it
             with suppress(RuntimeError):
                 event_loop.call_soon_threadsafe(_settle, ready, error)

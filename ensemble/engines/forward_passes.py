@@ -1,17 +1,20 @@
-"""The three forward passes of the engine: whole prompts packed, more of one prompt, one token a row.
+"""The two forward passes of the engine: tokens of several requests packed, and one token a row.
 
-Axes: B rows, N wanted outputs, Q tokens fed, K keys seen, V vocabulary. Logits are float32.
+Axes: B rows, N wanted outputs, Q tokens fed, P tokens in the cache, K keys seen, D hidden width, V vocabulary. Logits
+are float32.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from ensemble.engines.attention_masks import AttentionMasks
-from ensemble.engines.slot_cache import SlotCache
+from ensemble.engines.block_pool import BLOCK_TOKENS, CacheRow
+from ensemble.engines.paged_cache import PagedCache
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,7 +27,8 @@ class Segment:
     """Tokens of one request that are read together.
 
     They form a tree: a token of branch 0 (the trunk) is seen by every later token of the segment, a token of another
-    branch only by later ones of its own. ``outputs`` indexes the tokens whose next-token logits are wanted.
+    branch only by later ones of its own. The trunk comes first. ``outputs`` indexes the tokens whose next-token logits
+    are wanted.
     """
 
     tokens: tuple[int, ...]
@@ -43,6 +47,11 @@ class Segment:
             outputs=(count - 1,),
         )
 
+    @property
+    def num_trunk(self) -> int:
+        """Tokens of the trunk."""
+        return self.branches.count(0)
+
     @classmethod
     def of_text(cls, tokens: Sequence[int], start: int = 0) -> Segment:
         """Make a trunk alone, every token of which is wanted."""
@@ -50,7 +59,7 @@ class Segment:
 
 
 class ForwardPasses:
-    """Runs a decoder-only model with explicit positions, masks and cache slots."""
+    """Runs a decoder-only model with explicit positions, masks and cache blocks."""
 
     def __init__(self, model: PreTrainedModel) -> None:
         self._model = model
@@ -62,106 +71,48 @@ class ForwardPasses:
         """Where the model is."""
         return self._device
 
-    def new_cache(self, *, max_rows: int, max_tokens: int) -> SlotCache:
+    @property
+    def fault(self) -> str:
+        """Say what was wrong with the last pass, whose logits were not numbers."""
+        return "the model gave logits that are not numbers"
+
+    def new_cache(self, *, num_tokens: int, reuses_prefixes: bool = True) -> PagedCache:
         """Make an empty cache for this model."""
         num_layers = self._model.config.get_text_config().num_hidden_layers
-        return SlotCache(num_layers=num_layers, max_rows=max_rows, max_tokens=max_tokens)
+        return PagedCache(num_layers=num_layers, num_tokens=num_tokens, reuses_prefixes=reuses_prefixes)
 
-    def read(self, segments: Sequence[Segment], cache: SlotCache | None, rows: Sequence[int] = ()) -> torch.Tensor:
-        """Read segments from their beginning in one packed pass; without a cache nothing is kept.
+    def read(
+        self, segments: Sequence[Segment], cache: PagedCache | None = None, rows: Sequence[CacheRow | None] = ()
+    ) -> torch.Tensor:
+        """Read segments in one packed pass; each follows what is in its row, and its trunk is added there.
 
-        A masked key still counts when its value is NaN, since 0 * NaN is NaN. So when a segment breaks the model's
-        numbers, each is read again by itself.
+        Of a segment without a row nothing is kept. A masked key still counts when its value is NaN, since 0 * NaN is
+        NaN. So when a segment breaks the model's numbers, each is read again by itself.
 
         Returns:
             logits_NV of all segments' outputs, in order.
         """
-        logits_NV = self._read_packed(segments, cache, rows)
-        if len(segments) > 1 and bool(logits_NV.isnan().any()):
-            targets = rows or [0] * len(segments)
-            parts = [self._read_packed([s], cache, [row]) for s, row in zip(segments, targets, strict=True)]
-            logits_NV = torch.cat(parts)
-        return logits_NV
+        return torch.cat(self._read_apart(segments, cache, rows, wants_states=False))
 
-    def read_states(self, texts: Sequence[Sequence[int]]) -> list[torch.Tensor]:
-        """Read texts in one packed pass, each by itself again when one breaks the model's numbers.
+    def read_states(
+        self, segments: Sequence[Segment], cache: PagedCache | None = None, rows: Sequence[CacheRow | None] = ()
+    ) -> list[torch.Tensor]:
+        """Read segments as ``read`` does.
 
         Returns:
-            The last hidden states of each text, states_QD in float32.
+            The last hidden states of each segment's outputs, states_ND in float32.
         """
-        segments = [Segment.of_text(text) for text in texts]
-        states_QD = self._read_packed(segments, None, (), wants_states=True)
-        if len(segments) > 1 and bool(states_QD.isnan().any()):
-            return [self._read_packed([segment], None, (), wants_states=True) for segment in segments]
-        return list(torch.split(states_QD, [len(text) for text in texts]))
+        return self._read_apart(segments, cache, rows, wants_states=True)
 
-    def extend_states(self, tokens: Sequence[int], cache: SlotCache, *, start: int) -> torch.Tensor:
-        """Read more of the text in the cache's first row, of which ``start`` tokens are read.
-
-        Returns:
-            states_QD of these tokens.
-        """
-        return self.extend(Segment.of_text(tokens, start), cache, row=0, start=start, wants_states=True)
-
-    def _read_packed(
-        self,
-        segments: Sequence[Segment],
-        cache: SlotCache | None,
-        rows: Sequence[int],
-        *,
-        wants_states: bool = False,
-    ) -> torch.Tensor:
-        lengths = [len(segment.tokens) for segment in segments]
-        if cache is not None:
-            cache.plan_packed(rows, lengths, self._device)
-        segment_Q = torch.repeat_interleave(torch.arange(len(segments)), torch.tensor(lengths))
-        position_Q = torch.tensor([p for segment in segments for p in segment.positions])
-        visible_QQ = _see_tree([b for segment in segments for b in segment.branches])
-        if len(segments) > 1:
-            visible_QQ &= segment_Q[:, None] == segment_Q[None, :]
-        starts = [sum(lengths[:i]) for i in range(len(segments))]
-        return self._run(
-            [token for segment in segments for token in segment.tokens],
-            position_Q=position_Q,
-            mask=self._build_mask(visible_QQ, position_Q[:, None] - position_Q[None, :]),
-            cache=cache,
-            outputs=[start + n for start, segment in zip(starts, segments, strict=True) for n in segment.outputs],
-            wants_states=wants_states,
-        )
-
-    def extend(
-        self, segment: Segment, cache: SlotCache, *, row: int, start: int, wants_states: bool = False
-    ) -> torch.Tensor:
-        """Read more of one row, whose first ``start`` slots are a trunk that all tokens see.
-
-        Returns:
-            logits_NV of the segment's outputs, or their last hidden states when these are wanted.
-        """
-        count = len(segment.tokens)
-        cache.plan_row(row, start=start, count=count, device=self._device)
-        position_Q = torch.tensor(segment.positions)
-        position_K = torch.cat([torch.arange(start), position_Q])
-        visible_QK = torch.ones(count, start + count, dtype=torch.bool)
-        visible_QK[:, start:] = _see_tree(segment.branches)
-        return self._run(
-            segment.tokens,
-            position_Q=position_Q,
-            mask=self._build_mask(visible_QK, position_Q[:, None] - position_K[None, :]),
-            cache=cache,
-            outputs=segment.outputs,
-            wants_states=wants_states,
-        )
-
-    def step(self, tokens: Sequence[int], positions: Sequence[int], cache: SlotCache) -> torch.Tensor:
-        """Feed one token to each of the first rows, at these positions.
+    def step(self, tokens: Sequence[int], rows: Sequence[CacheRow], cache: PagedCache) -> torch.Tensor:
+        """Add one token to each row.
 
         Returns:
             logits_BV.
         """
-        longest = max(positions) + 1
-        fed_2B = torch.tensor([tokens, positions], device=self._device)
+        longest = cache.plan_step(rows, self._device)
+        fed_2B = torch.tensor([tokens, [row.num_tokens for row in rows]], device=self._device)
         position_B1 = fed_2B[1][:, None]
-        cache.plan_step(fed_2B[1], longest)
         distance_BK = position_B1 - torch.arange(longest, device=self._device)
         mask = self._masks.build(distance_BK[:, None, :] >= 0, distance_BK[:, None, :])
         output = self._model(
@@ -171,38 +122,95 @@ class ForwardPasses:
             past_key_values=cache,
             use_cache=True,
         )
+        for row in rows:
+            row.num_tokens += 1
         logits_BV: torch.Tensor = output.logits[:, -1]
         return logits_BV.float()
 
-    def _build_mask(
-        self, visible_QK: torch.Tensor, distance_QK: torch.Tensor
-    ) -> torch.Tensor | dict[str, torch.Tensor]:
-        return self._masks.build(visible_QK[None].to(self._device), distance_QK[None].to(self._device))
-
-    def _run(
+    def _read_apart(
         self,
-        tokens: Sequence[int],
+        segments: Sequence[Segment],
+        cache: PagedCache | None,
+        rows: Sequence[CacheRow | None],
         *,
-        position_Q: torch.Tensor,
-        mask: torch.Tensor | dict[str, torch.Tensor],
-        cache: SlotCache | None,
-        outputs: Sequence[int],
+        wants_states: bool,
+    ) -> list[torch.Tensor]:
+        places = list(rows) or [None] * len(segments)
+        whole = self._read_packed(segments, cache, places, wants_states=wants_states)
+        outputs = list(torch.split(whole, [len(segment.outputs) for segment in segments]))
+        if len(segments) > 1 and bool(whole.isnan().any()):
+            outputs = [
+                self._read_packed([segment], cache, [place], wants_states=wants_states)
+                for segment, place in zip(segments, places, strict=True)
+            ]
+        for segment, place in zip(segments, places, strict=True):
+            if place is not None:
+                place.num_tokens += segment.num_trunk
+        return outputs
+
+    def _read_packed(
+        self,
+        segments: Sequence[Segment],
+        cache: PagedCache | None,
+        places: Sequence[CacheRow | None],
+        *,
         wants_states: bool,
     ) -> torch.Tensor:
-        output_N = torch.tensor(list(outputs), device=self._device)
+        lengths = [len(segment.tokens) for segment in segments]
+        starts = [0, *accumulate(lengths)]
+        if cache is not None:
+            self._plan_read(segments, cache, places, starts)
+        output_N = torch.tensor(
+            [start + n for start, segment in zip(starts, segments, strict=False) for n in segment.outputs],
+            device=self._device,
+        )
         fed: dict[str, Any] = {
-            "input_ids": torch.tensor([list(tokens)], device=self._device),
-            "attention_mask": mask,
-            "position_ids": position_Q[None].to(self._device),
+            "input_ids": torch.tensor([[t for segment in segments for t in segment.tokens]], device=self._device),
+            "attention_mask": self._mask_read(segments, places),
+            "position_ids": torch.tensor([[p for segment in segments for p in segment.positions]], device=self._device),
             "past_key_values": cache,
             "use_cache": cache is not None,
         }
         if wants_states:
             states_QD: torch.Tensor = self._model.base_model(**fed).last_hidden_state[0]
             return states_QD[output_N].float()
-        output = self._model(**fed, logits_to_keep=output_N)
-        logits_NV: torch.Tensor = output.logits[0]
+        logits_NV: torch.Tensor = self._model(**fed, logits_to_keep=output_N).logits[0]
         return logits_NV.float()
+
+    def _plan_read(
+        self,
+        segments: Sequence[Segment],
+        cache: PagedCache,
+        places: Sequence[CacheRow | None],
+        starts: Sequence[int],
+    ) -> None:
+        stored: list[int] = []
+        slots: list[int] = []
+        for segment, place, start in zip(segments, places, starts, strict=False):
+            if place is not None:
+                stored += range(start, start + segment.num_trunk)
+                slots += place.slots(segment.num_trunk)
+        cache.plan_read([place for place in places if place is not None], stored, slots, self._device)
+
+    def _mask_read(
+        self, segments: Sequence[Segment], places: Sequence[CacheRow | None]
+    ) -> torch.Tensor | dict[str, torch.Tensor]:
+        """Let each token see its row, and what it sees of its own segment."""
+        segment_Q = torch.repeat_interleave(
+            torch.arange(len(segments)), torch.tensor([len(s.tokens) for s in segments])
+        )
+        position_Q = torch.tensor([p for segment in segments for p in segment.positions])
+        visible_QQ = _see_tree([b for segment in segments for b in segment.branches])
+        if len(segments) > 1:
+            visible_QQ &= segment_Q[:, None] == segment_Q
+        num_kept = [0 if place is None else place.num_tokens for place in places]
+        num_slots = torch.tensor([-(-count // BLOCK_TOKENS) * BLOCK_TOKENS for count in num_kept])
+        segment_P = torch.repeat_interleave(torch.arange(len(segments)), num_slots)
+        position_P = torch.cat([torch.arange(count) for count in num_slots.tolist()])
+        visible_QP = (segment_Q[:, None] == segment_P) & (position_P < torch.tensor(num_kept)[segment_P])
+        visible_QK = torch.cat([visible_QP, visible_QQ], dim=1)
+        distance_QK = position_Q[:, None] - torch.cat([position_P, position_Q])
+        return self._masks.build(visible_QK[None].to(self._device), distance_QK[None].to(self._device))
 
 
 def _see_tree(branches: Sequence[int]) -> torch.Tensor:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from ensemble.engines.block_pool import CacheRow
 from ensemble.engines.detokenizer import Detokenizer, TokenDecoder
 from ensemble.engines.sampling import Sampler
 from ensemble.engines.stop_text import StopText
@@ -34,6 +36,8 @@ class Job:
     outcomes: asyncio.Queue[Outcome] = field(default_factory=asyncio.Queue)
     is_aborted: bool = False
     is_running: bool = False
+    entered_s: float = field(default_factory=time.monotonic)
+    """When it came, by the monotonic clock."""
     completion_tokens: int = 0
     steps_after_abort: int = 0
     """Forward passes that this request took part in and that ended after its abort was asked for."""
@@ -101,8 +105,8 @@ class GenerationJob(Job):
 
     request: GenerationRequest
     prompt: list[int] = field(default_factory=list)
-    num_cached: int = 0
-    """Tokens whose keys and values are in the cache."""
+    row: CacheRow = field(default_factory=lambda: CacheRow(blocks=[]))
+    """Its place in the cache, once its prompt is being read."""
     is_broken: bool = False
     """Whether its logits were not numbers, so that its cache row may hold NaN."""
     last_token: int = 0
@@ -126,7 +130,17 @@ class GenerationJob(Job):
     @property
     def is_read(self) -> bool:
         """Whether the whole prompt is in the cache, so that tokens follow one by one."""
-        return self.num_cached >= len(self.prompt)
+        return self.row.num_tokens >= len(self.prompt)
+
+    @property
+    def max_cached(self) -> int:
+        """Tokens that may come to be in the cache: the last one that is written is not read any more."""
+        return len(self.prompt) + self._max_tokens
+
+    @property
+    def num_left(self) -> int:
+        """Tokens that may still follow."""
+        return self._max_tokens - self.completion_tokens
 
     def accept(self, token: int, logprob: float) -> CompletionChunk | None:
         """Take the next token; return a chunk when there is text for one, or when this was the last."""

@@ -16,9 +16,11 @@ _CLASS_BY_TYPE = {
     "classifier": ("ensemble.engines.classifier", "ClassifierEngine"),
     "echo": ("ensemble.engines.echo", "EchoEngine"),
     "embedded": ("ensemble.engines.embedded", "EmbeddedEngine"),
+    "fused": ("ensemble.engines.fused", "FusedEngine"),
+    "vllm": ("ensemble.engines.vllm_engine", "VllmEngine"),
 }
 
-_EXTRA_BY_TYPE = {"classifier": "embedded"}
+_EXTRA_BY_TYPE = {"classifier": "embedded", "fused": "embedded"}
 
 
 def build_engine(

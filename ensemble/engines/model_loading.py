@@ -1,19 +1,19 @@
-"""From a checkpoint to a model that the batch loop can run, checked before it serves.
-
-Axes: R rows, V vocabulary.
-"""
+"""From a checkpoint to a model that the batch loop can run, checked before it serves."""
 
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 import torch
 
+from ensemble.checkpoints.progress import OnPhase, ignore_phase
 from ensemble.engines.batch_loop import LoadedModel
-from ensemble.engines.forward_passes import ForwardPasses, Segment
+from ensemble.engines.forward_passes import ForwardPasses
 from ensemble.engines.limits import Limits
+from ensemble.engines.model_preparation import Precision, prepare_model
 from ensemble.engines.scoring_rule import ScoringRule
 from ensemble.engines.token_encoder import TokenEncoder
 from ensemble.errors import CheckpointError, ConfigError
@@ -27,14 +27,15 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-_NUM_CHECK_TOKENS = 6
-# Largest difference of logits, as a share of the largest logit, that rounding explains (an int8 model's included).
-_ROUNDING_FLOAT32 = 0.02
-_ROUNDING_16_BIT = 0.1
-
 
 def load_model(
-    config: EmbeddedEngineConfig, *, checkpoint: str, member: str, prompt_format: PromptFormat, cache_dir: Path
+    config: EmbeddedEngineConfig,
+    *,
+    checkpoint: str,
+    member: str,
+    prompt_format: PromptFormat,
+    cache_dir: Path,
+    on_phase: OnPhase = ignore_phase,
 ) -> LoadedModel:
     """Load, check and warm up a checkpoint.
 
@@ -48,7 +49,8 @@ def load_model(
     if config.threads:
         torch.set_num_threads(config.threads)
     device = choose_device(config.device)
-    loaded = load_checkpoint(checkpoint, dtype=config.dtype, device=device, cache_dir=cache_dir)
+    precision = Precision.choose(config.dtype, device)
+    loaded = load_checkpoint(checkpoint, dtype=precision.dtype, device=device, cache_dir=cache_dir, on_phase=on_phase)
     if loaded.is_classifier:
         raise CheckpointError(checkpoint, "it is a text classifier", "set engine.type to classifier")
     text_config = loaded.model.config.get_text_config()
@@ -57,23 +59,22 @@ def load_model(
         model_context=getattr(text_config, "max_position_embeddings", None),
         vocab_size=text_config.vocab_size,
     )
-    encoder = TokenEncoder(
-        loaded.tokenizer,
-        prompt_format,
-        add_bos=config.add_bos,
-        vocab_size=cast("nn.Embedding", loaded.model.get_input_embeddings()).weight.shape[0],
-        member=member,
-    )
-    passes = _check_passes(loaded.model, checkpoint, limits)
-    _log.info("member %s: loaded %s on %s as %s", member, checkpoint, device, config.dtype)
+    rows = cast("nn.Embedding", loaded.model.get_input_embeddings()).weight.shape[0]
+    encoder = TokenEncoder(loaded.tokenizer, prompt_format, add_bos=config.add_bos, vocab_size=rows, member=member)
+    on_phase("warm up", 0.0)
+    bytes_per_token = prepare_model(loaded.model, checkpoint, precision)
+    limits = limits.with_cache(config.kv_cache_gib, bytes_per_token=bytes_per_token)
+    cache_gib = limits.cache_tokens * bytes_per_token / 2**30
+    what = (member, checkpoint, device, config.dtype, cache_gib, limits.cache_tokens)
+    _log.info("member %s: loaded %s on %s as %s; its cache takes %.3f GiB, %d tokens", *what)
     prior_prompt = encoder.encode_pmi_prompt() if prompt_format.scoring == "pmi" else ()
     return LoadedModel(
         member=member,
-        passes=passes,
+        passes=ForwardPasses(loaded.model),
         encoder=encoder,
         rule=ScoringRule(prompt_format.scoring, prior_prompt=prior_prompt, member=member),
-        eos_tokens=_eos_tokens(loaded.model, loaded.tokenizer),
-        limits=limits,
+        eos_tokens=find_eos_tokens(loaded.model, loaded.tokenizer),
+        limits=replace(limits, prefix_caching=config.prefix_caching),
     )
 
 
@@ -93,35 +94,8 @@ def choose_device(wanted: str) -> str:
     return wanted
 
 
-def _eos_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> frozenset[int]:
+def find_eos_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> frozenset[int]:
+    """Give the tokens that end a completion, as the checkpoint or its tokenizer says."""
     configured = model.generation_config.eos_token_id if model.generation_config is not None else None
     eos_tokens = set(configured) if isinstance(configured, list) else {configured}
     return frozenset(eos_tokens | {tokenizer.eos_token_id}) - {None}
-
-
-@torch.inference_mode()
-def _check_passes(model: PreTrainedModel, checkpoint: str, limits: Limits) -> ForwardPasses:
-    """Compare our batched passes with the model's own plain one, so that a model they do not fit is refused."""
-    if model.config.is_encoder_decoder:
-        raise CheckpointError(checkpoint, "it is an encoder-decoder", "take a decoder-only model")
-    passes = ForwardPasses(model)
-    cache = passes.new_cache(max_rows=2, max_tokens=limits.max_context)
-    vocab_size = model.config.get_text_config().vocab_size
-    tokens = [(7 * i + 3) % vocab_size for i in range(_NUM_CHECK_TOKENS + 1)]
-    reference_V = model(torch.tensor([tokens], device=model.device), use_cache=False).logits[0, -1].float()
-    try:
-        passes.read([Segment.of_prompt(tokens[:-2]), Segment.of_prompt(tokens[:-1])], cache, rows=[0, 1])
-        logits_RV = passes.step(tokens[-2:], [len(tokens) - 2, len(tokens) - 1], cache)
-    except (AttributeError, LookupError, NotImplementedError, RuntimeError, TypeError, ValueError) as error:
-        raise CheckpointError(
-            checkpoint, f"{type(model).__name__} cannot be batched ({error})", "take one with plain attention"
-        ) from error
-    rounding = _ROUNDING_FLOAT32 if model.dtype == torch.float32 else _ROUNDING_16_BIT
-    difference = (logits_RV[1] - reference_V).abs().max()
-    if not bool(difference <= rounding * reference_V.abs().max()):
-        raise CheckpointError(
-            checkpoint, f"{type(model).__name__} computes something else when batched", "take one with plain attention"
-        )
-    row_bytes = cache.max_bytes // 2
-    _log.info("the cache of %s can grow to %.2f GiB", checkpoint, row_bytes * limits.max_batch / 2**30)
-    return passes

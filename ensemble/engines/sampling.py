@@ -56,20 +56,33 @@ def choose_tokens(logits_BV: torch.Tensor, samplers: Sequence[Sampler]) -> list[
     return [(int(token), logprob) for token, logprob in zip(tokens, logprobs, strict=True)]
 
 
-def _draw(logits_SV: torch.Tensor, samplers: Sequence[Sampler]) -> torch.Tensor:
-    device = logits_SV.device
+def shape_probabilities(logits_SV: torch.Tensor, samplers: Sequence[Sampler]) -> torch.Tensor:
+    """Give the probabilities that each row's token is drawn with, by its temperature and top_p, as float64.
+
+    The logits may be of any height, so log-probabilities serve as well. A row's sum is 1, less what top_p took.
+    """
     temperature_S1 = torch.tensor(
-        [[max(sampler.temperature, _LEAST_TEMPERATURE)] for sampler in samplers], device=device
+        [[max(sampler.temperature, _LEAST_TEMPERATURE)] for sampler in samplers], device=logits_SV.device
     )
     # Less the largest logit first: a low temperature must not overflow.
     probability_SV = ((logits_SV - logits_SV.amax(-1, keepdim=True)) / temperature_S1).softmax(-1).double()
     if any(sampler.top_p < 1 for sampler in samplers):
         probability_SV = _keep_nucleus(probability_SV, [sampler.top_p for sampler in samplers])
-    cumulative_SV = probability_SV.cumsum(-1)
-    uniforms = [torch.rand((1,), generator=sampler.generator, dtype=torch.float64) for sampler in samplers]
-    threshold_S1 = torch.stack(uniforms).to(device) * cumulative_SV[:, -1:]
-    # The first token whose cumulated probability lies above the threshold: never one of probability 0.
-    return torch.searchsorted(cumulative_SV, threshold_S1, right=True)[:, 0].clamp_(max=logits_SV.shape[-1] - 1)
+    return probability_SV
+
+
+def draw_tokens(weight_SV: torch.Tensor, uniforms: Sequence[float]) -> torch.Tensor:
+    """Draw each row's token with its weights, which need not sum to 1, from one uniform number a row."""
+    cumulative_SV = weight_SV.cumsum(-1)
+    uniform_S1 = torch.tensor(uniforms, dtype=torch.float64, device=weight_SV.device)[:, None]
+    # The first token whose cumulated weight lies above the threshold: never one of weight 0.
+    token_S1 = torch.searchsorted(cumulative_SV, uniform_S1 * cumulative_SV[:, -1:], right=True)
+    return token_S1[:, 0].clamp_(max=weight_SV.shape[-1] - 1)
+
+
+def _draw(logits_SV: torch.Tensor, samplers: Sequence[Sampler]) -> torch.Tensor:
+    uniforms = [torch.rand((), generator=sampler.generator, dtype=torch.float64).item() for sampler in samplers]
+    return draw_tokens(shape_probabilities(logits_SV, samplers), uniforms)
 
 
 def _keep_nucleus(probability_SV: torch.Tensor, top_ps: Sequence[float]) -> torch.Tensor:

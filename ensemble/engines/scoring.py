@@ -5,78 +5,117 @@ Axes: N outputs, V vocabulary.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from itertools import accumulate, pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 
 from ensemble.engines.forward_passes import ForwardPasses, Segment
 
 if TYPE_CHECKING:
+    from ensemble.engines.block_pool import CacheRow
     from ensemble.engines.jobs import ChoiceTree, ScoringJob
     from ensemble.engines.limits import Limits
-    from ensemble.engines.slot_cache import SlotCache
+    from ensemble.engines.paged_cache import PagedCache
 
 Choices = Sequence[Sequence[int]]
 TreeSums = list[list[float]]
 """For each tree of a job, each choice's sum of its tokens' log-probabilities."""
 
 
-def score_together(jobs: Sequence[ScoringJob], passes: ForwardPasses) -> list[TreeSums]:
-    """Score several requests in one forward pass, prompts and choices packed as trees."""
+def score_together(jobs: Sequence[ScoringJob], passes: ForwardPasses, cache: PagedCache) -> list[TreeSums]:
+    """Score several requests in one forward pass, prompts and choices packed as trees.
+
+    Prompts go through the cache, so that one that begins as an earlier one did is not read from its beginning. Where
+    the cache has no room, a prompt is read without it.
+    """
     trees = [tree for job in jobs for tree in job.trees]
-    logits_NV = passes.read([_build_tree(tree) for tree in trees], None)
-    firsts = [0, *accumulate(tree.num_outputs for tree in trees)]
-    sums = iter(_sum_logprobs(logits_NV, [(first, tree.choices) for first, tree in zip(firsts, trees, strict=False)]))
-    return [[next(sums) for _ in job.trees] for job in jobs]
+    rows = [cache.open_row(tree.prompt, capacity=len(tree.prompt)) for tree in trees]
+    sums: list[list[float]] = [[math.nan]] * len(trees)
+    try:
+        segments = [
+            _build_tree(tree, 0 if row is None else row.num_tokens) for tree, row in zip(trees, rows, strict=True)
+        ]
+        logits_NV = passes.read(segments, cache, rows)
+        firsts = accumulate((tree.num_outputs for tree in trees), initial=0)
+        sums = _sum_logprobs(logits_NV, [(first, tree.choices) for first, tree in zip(firsts, trees, strict=False)])
+    finally:
+        for tree, row, sums_of_tree in zip(trees, rows, sums, strict=True):
+            if row is not None:
+                _leave_row(cache, row, tree, sums_of_tree)
+    per_tree = iter(sums)
+    return [[next(per_tree) for _ in job.trees] for job in jobs]
+
+
+def _leave_row(cache: PagedCache, row: CacheRow, tree: ChoiceTree, sums: Sequence[float]) -> None:
+    is_sound = all(map(math.isfinite, sums))
+    if is_sound:
+        cache.publish(row, tree.prompt)
+    cache.close_row(row, is_sound=is_sound)
 
 
 class LongScoring:
     """A scoring request that is too long for one forward pass.
 
-    A tree after the other, its prompt is read in pieces into a cache row of the request's own; then its choices follow
-    in groups, each group seeing the prompt, and each choice itself, only. ``limits`` bound each pass, except that one
-    choice is never split.
+    A tree after the other, its prompt is read in pieces into a cache row; then its choices follow in groups, each group
+    seeing the prompt, and each choice itself, only. ``limits`` bound each pass, except that one choice is never split.
     """
 
-    def __init__(self, job: ScoringJob, cache: SlotCache, limits: Limits) -> None:
+    def __init__(self, job: ScoringJob, cache: PagedCache, limits: Limits) -> None:
         self.job = job
         self._cache = cache
         self._limits = limits
         self._sums: TreeSums = [[]]
-        self._num_read = 0
+        self._row: CacheRow | None = None
         self._first_logits_1V: torch.Tensor | None = None
 
+    def has_row(self) -> bool:
+        """Get a place in the cache for the tree that is next, if there is none yet; False while it is full."""
+        if self._row is None:
+            self._row = self._cache.open_row(self._tree.prompt, capacity=len(self._tree.prompt))
+        return self._row is not None
+
     def advance(self, passes: ForwardPasses) -> TreeSums | None:
-        """Run one forward pass; return the sums after the last."""
-        tree = self.job.trees[len(self._sums) - 1]
+        """Run one forward pass, for which there must be a row; return the sums after the last."""
+        tree, row = self._tree, cast("CacheRow", self._row)
         if self._first_logits_1V is None:
-            self._read_prompt(tree, passes)
+            self._read_prompt(tree, row, passes)
             return None
-        self._score_group(tree, self._first_logits_1V, passes)
+        self._score_group(tree, row, self._first_logits_1V, passes)
         if len(self._sums[-1]) < len(tree.choices):
             return None
+        _leave_row(self._cache, row, tree, self._sums[-1])
+        self._row, self._first_logits_1V = None, None
         if len(self._sums) == len(self.job.trees):
             return self._sums
         self._sums.append([])
-        self._num_read, self._first_logits_1V = 0, None
         return None
 
-    def _read_prompt(self, tree: ChoiceTree, passes: ForwardPasses) -> None:
-        piece = tree.prompt[self._num_read : self._num_read + self._limits.max_step_tokens]
-        segment = Segment.of_prompt(piece, self._num_read)
-        logits_1V = passes.extend(segment, self._cache, row=0, start=self._num_read)
-        self._num_read += len(piece)
-        if self._num_read == len(tree.prompt):
+    def leave(self) -> None:
+        """Give the row back before the end."""
+        if self._row is not None:
+            self._cache.close_row(self._row, is_sound=False)
+            self._row = None
+
+    @property
+    def _tree(self) -> ChoiceTree:
+        return self.job.trees[len(self._sums) - 1]
+
+    def _read_prompt(self, tree: ChoiceTree, row: CacheRow, passes: ForwardPasses) -> None:
+        piece = tree.prompt[row.num_tokens : row.num_tokens + self._limits.max_step_tokens]
+        logits_1V = passes.read([Segment.of_prompt(piece, row.num_tokens)], self._cache, [row])
+        if row.num_tokens == len(tree.prompt):
             self._first_logits_1V = logits_1V
 
-    def _score_group(self, tree: ChoiceTree, first_logits_1V: torch.Tensor, passes: ForwardPasses) -> None:
+    def _score_group(
+        self, tree: ChoiceTree, row: CacheRow, first_logits_1V: torch.Tensor, passes: ForwardPasses
+    ) -> None:
         group = self._next_group(tree)
         logits_NV = first_logits_1V
         if any(len(choice) > 1 for choice in group):
-            branches = _build_branches(group, len(tree.prompt))
-            fed_NV = passes.extend(branches, self._cache, row=0, start=len(tree.prompt))
+            fed_NV = passes.read([_build_branches(group, len(tree.prompt))], self._cache, [row])
             logits_NV = torch.cat([logits_NV, fed_NV])
         self._sums[-1] += _sum_logprobs(logits_NV, [(0, group)])[0]
 
@@ -99,14 +138,15 @@ def _build_branches(choices: Choices, prompt_length: int) -> Segment:
     )
 
 
-def _build_tree(tree: ChoiceTree) -> Segment:
-    """Make a trunk of the prompt and a branch of each choice; the first output is the trunk's last token."""
-    trunk, branches = Segment.of_prompt(tree.prompt), _build_branches(tree.choices, len(tree.prompt))
+def _build_tree(tree: ChoiceTree, start: int) -> Segment:
+    """Make a trunk of the prompt from ``start`` on and a branch of each choice; its end is the first output."""
+    trunk, branches = Segment.of_prompt(tree.prompt[start:], start), _build_branches(tree.choices, len(tree.prompt))
+    num_trunk = len(trunk.tokens)
     return Segment(
         tokens=trunk.tokens + branches.tokens,
         positions=trunk.positions + branches.positions,
         branches=trunk.branches + branches.branches,
-        outputs=tuple(range(len(tree.prompt) - 1, len(tree.prompt) + len(branches.tokens))),
+        outputs=tuple(range(num_trunk - 1, num_trunk + len(branches.tokens))),
     )
 
 

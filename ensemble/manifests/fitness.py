@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path, PurePosixPath
 
 from ensemble.checkpoints.reference import PACKAGE_PREFIX
-from ensemble.config import MemberConfig, Spec, wanted_resources
+from ensemble.config import MemberConfig, Spec
 from ensemble.errors import ConfigError
+from ensemble.manifests.sizing import wanted_resources
 
 PORT = 9000
 NODE_DRAIN_S = 90.0

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ensemble.config import ResourcesConfig, Spec, wanted_resources
+from ensemble.config import ResourcesConfig, Spec
 
 RAY_GIB = 1.0
 """A node's own processes with Serve's proxy; a whole worker with four small replicas was measured at 0.7 GiB."""
@@ -22,6 +22,14 @@ class WorkerSize:
     cpus: int
     memory_gib: int
     gpus: int
+
+
+def wanted_resources(spec: Spec) -> dict[str, tuple[ResourcesConfig, int]]:
+    """Say what one replica reserves and how many there are, by place in the spec."""
+    wanted = {f"members[{i}].resources": (member.resources, member.replicas) for i, member in enumerate(spec.members)}
+    for place, part in (("router", spec.router), ("voting", spec.voting)):
+        wanted[place] = (ResourcesConfig(cpus=part.cpus), part.replicas)
+    return wanted
 
 
 def size_workers(spec: Spec) -> WorkerSize:

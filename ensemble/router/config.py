@@ -195,6 +195,15 @@ class EnsembleConfig(BaseModel):
         return self
 
     @model_validator(mode="after")
+    def _risk_is_of_votes_asked_at_once(self) -> Self:
+        if self.quorum.risk > 0.0 and not self.asking.asks_all:
+            raise ValueError(
+                f"quorum.risk is certified for votes of everyone asked at once; the policy {self.asking.policy} "
+                "ends the easy ones before, so leave one out"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _calibration_is_there(self) -> Self:
         needed_for = {
             "quorum.risk": self.quorum.risk > 0.0,
@@ -206,6 +215,11 @@ class EnsembleConfig(BaseModel):
         wanting = [name for name, is_needed in needed_for.items() if is_needed]
         if wanting and not self.calibration:
             raise ValueError(f"{', '.join(wanting)} needs a calibration; make one with `ensemble calibrate`")
+        about_weights = [name for name in wanting if not name.startswith("classify_strategy")]
+        if about_weights and self.feedback:
+            raise ValueError(
+                f"{', '.join(about_weights)} is about the calibrated weights, which feedback would move; leave one out"
+            )
         return self
 
 

@@ -183,8 +183,7 @@ class ElectionBuilder:
         )
         if self.online is None or options.ignore_calibration or strategy.name in CALIBRATED_STRATEGIES:
             return question  # Stacking's weights may be negative: then a loss says nothing about them.
-        factors = self.online.factors(ensemble.name)
-        return _reweighted(question, factors) if factors else question
+        return _reweighted(question, self.online.factors(ensemble.name))
 
     def _is_audited(self, request: ClassifyRequest | GenerateRequest, ensemble: Ensemble, strategy: Strategy) -> bool:
         """Choose audits among requests to the whole panel that are decided by a choice or a short answer."""
@@ -253,12 +252,16 @@ def _reweighted(question: Question, factors: Mapping[str, float]) -> Question:
     """Use the weights learned from feedback.
 
     Confidence, certificates and label sets are about the weights they were made with: told of others, whoever lies in
-    feedback could buy them.
+    feedback could buy them. What they were is kept until a weight has really moved, and a threshold of confidence even
+    then: an answer of which nobody knows how sure it is counts as a guess.
     """
+    panel = apply_factors(question.panel, factors)
+    if panel == question.panel:
+        return question
     calibration = question.calibration
     if calibration is not None:
-        calibration = replace(calibration, kappa=None, withhold_below=0.0, certificates=(), conformal_threshold=None)
-    return replace(question, panel=apply_factors(question.panel, factors), calibration=calibration)
+        calibration = replace(calibration, kappa=None, certificates=(), conformal_threshold=None)
+    return replace(question, panel=panel, calibration=calibration)
 
 
 def _plan(plan: AskPlan, question: Question, strategy: Strategy) -> AskPlan | None:

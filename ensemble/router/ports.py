@@ -16,6 +16,7 @@ from ensemble.generation import (
     GenerationRequest,
     ScoringRequest,
 )
+from ensemble.router.replica_start import ReplicaStart
 from ensemble.voting.ballot import Vote
 from ensemble.voting.decision import DecidedBy, Decision
 from ensemble.voting.strategy import Question
@@ -31,10 +32,11 @@ class ReplicaAddress:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReplicaReport:
-    """One replica's own counters."""
+    """One replica's own counters, or, of one that is not up, where its ``start`` is."""
 
     replica_id: str
     stats: EngineStats
+    start: ReplicaStart | None = None
 
 
 class ReplicaPicker(Protocol):

@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from ensemble.engines.engine import EngineStats
 from ensemble.errors import EndpointError
 from ensemble.router.feedback import FeedbackOutcome
+from ensemble.router.replica_start import ReplicaStart
 from ensemble.router.request import Event, TextPiece
 from ensemble.rpc.convert_member import stats_from_wire
 from ensemble.rpc.convert_record import record_from_wire
+from ensemble.rpc.convert_report import start_from_wire
 from ensemble.rpc.convert_vote import abstention_from_wire, ballot_from_wire, decision_from_wire
 from ensemble.v1 import ensemble_service_pb2 as pb
 from ensemble.voting.ballot import Voter
@@ -35,12 +37,13 @@ class ReplicaState:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MemberState:
-    """A member's replicas; ``problem`` says why some are missing."""
+    """A member's replicas; ``problem`` says why some are missing, ``starts`` tells of those that are not up."""
 
     member: str
     checkpoint: str
     replicas: tuple[ReplicaState, ...]
     problem: str
+    starts: tuple[ReplicaStart, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,6 +116,7 @@ def report_from_wire(wire: pb.GetEnsembleResponse) -> EnsembleReport:
                 for replica in member.replicas
             ),
             problem=member.problem,
+            starts=tuple(map(start_from_wire, member.starts)),
         )
         for member in wire.members
     )

@@ -15,6 +15,7 @@ from ensemble.generation import (
     ScoringRequest,
 )
 from ensemble.rpc.convert import overrides_from_wire
+from ensemble.rpc.convert_vote import duration_from_wire, duration_to_wire
 from ensemble.v1 import generation_pb2, member_service_pb2
 
 FINISH_REASON_TO_WIRE = {
@@ -134,6 +135,11 @@ def stats_to_wire(stats: EngineStats) -> member_service_pb2.EngineStats:
         step_count=stats.steps,
         max_batch=stats.max_batch,
         max_steps_to_abort=stats.max_steps_to_abort,
+        started_count=stats.started_requests,
+        queue_time=duration_to_wire(stats.queue_s),
+        cached_prompt_tokens=stats.cached_prompt_tokens,
+        cache_share=stats.cache_share,
+        batched_count=stats.batched_requests,
     )
 
 
@@ -150,4 +156,9 @@ def stats_from_wire(wire: member_service_pb2.EngineStats) -> EngineStats:
         steps=wire.step_count,
         max_batch=wire.max_batch,
         max_steps_to_abort=wire.max_steps_to_abort,
+        started_requests=wire.started_count,
+        queue_s=duration_from_wire(wire.queue_time, "stats.queue_time"),
+        cached_prompt_tokens=wire.cached_prompt_tokens,
+        cache_share=wire.cache_share,
+        batched_requests=wire.batched_count,
     )

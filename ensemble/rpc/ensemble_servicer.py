@@ -21,8 +21,8 @@ from ensemble.rpc.convert import (
     generate_request_from_wire,
     stream_mode_from_wire,
 )
-from ensemble.rpc.convert_member import stats_to_wire
 from ensemble.rpc.convert_record import record_to_wire
+from ensemble.rpc.convert_report import reports_to_wire
 from ensemble.rpc.convert_vote import (
     abstention_to_wire,
     ballot_to_wire,
@@ -164,10 +164,7 @@ class EnsembleServicer:
             reports = await entry.client.reports(timeout_s=REPORT_TIMEOUT_S)
         except MemberError as error:
             return pb.MemberState(member=member, checkpoint=entry.checkpoint, problem=error.problem)
-        replicas = [
-            pb.ReplicaState(replica_id=report.replica_id, stats=stats_to_wire(report.stats)) for report in reports
-        ]
-        return pb.MemberState(member=member, checkpoint=entry.checkpoint, replicas=replicas)
+        return reports_to_wire(member, entry.checkpoint, reports)
 
     def _families(self, ensemble: str) -> Mapping[str, str]:
         voters = pick_ensemble(ensemble, self._router.ensemble_by_name).voters

@@ -31,6 +31,8 @@ class DeploymentPlan:
     resources: ResourcesConfig
     max_per_node: int = 0
     """Replicas on one node at most; 0 is no bound."""
+    num_parallel: int = 1
+    """GPUs that one replica's engine splits its model over, each for a process of the engine's own."""
     env_vars: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -43,17 +45,11 @@ def bind_application(
 
 
 def _bind(plan: DeploymentPlan, handles: Mapping[str, Application], serving: ServingConfig) -> Application:
-    resources = plan.resources
-    options: dict[str, object] = {"num_cpus": resources.cpus, "num_gpus": resources.gpus}
-    if resources.memory_gib:
-        options["memory"] = int(resources.memory_gib * 2**30)
-    # Ray hides no GPU from a replica that reserves none.
-    hidden = {} if resources.gpus else {"CUDA_VISIBLE_DEVICES": ""}
-    options["runtime_env"] = {"env_vars": {**hidden, **plan.env_vars}}
     deployment = serve.deployment(ServerReplica).options(  # type: ignore[attr-defined]
         name=plan.name,
         num_replicas=plan.replicas,
-        ray_actor_options=options,
+        ray_actor_options=_actor_options(plan),
+        **_placement(plan),
         max_ongoing_requests=MAX_ONGOING,
         graceful_shutdown_wait_loop_s=0.5,
         graceful_shutdown_timeout_s=serving.drain_timeout_s + SHUTDOWN_MARGIN_S,
@@ -68,3 +64,27 @@ def _bind(plan: DeploymentPlan, handles: Mapping[str, Application], serving: Ser
     deployment._version = plan.version  # noqa: SLF001
     application: Application = deployment.bind(plan.start, dict(handles), serving.drain_timeout_s)
     return application
+
+
+def _actor_options(plan: DeploymentPlan) -> dict[str, object]:
+    resources = plan.resources
+    # A parallel engine's own processes take the GPUs of the placement group, all of them.
+    num_gpus = 0.0 if plan.num_parallel > 1 else resources.gpus
+    options: dict[str, object] = {"num_cpus": resources.cpus, "num_gpus": num_gpus}
+    if resources.memory_gib:
+        options["memory"] = int(resources.memory_gib * 2**30)
+    # Ray hides no GPU from a replica that reserves none.
+    hidden = {} if resources.gpus else {"CUDA_VISIBLE_DEVICES": ""}
+    options["runtime_env"] = {"env_vars": {**hidden, **plan.env_vars}}
+    return options
+
+
+def _placement(plan: DeploymentPlan) -> dict[str, object]:
+    """Reserve a bundle a GPU for a parallel engine, on one node where that is possible; the replica is in the first."""
+    if plan.num_parallel == 1:
+        return {}
+    resources = plan.resources
+    own: dict[str, float] = {"CPU": resources.cpus, "memory": int(resources.memory_gib * 2**30)}
+    first = {"GPU": 1.0, **{name: size for name, size in own.items() if size}}
+    bundles = [first, *({"GPU": 1.0} for _ in range(plan.num_parallel - 1))]
+    return {"placement_group_bundles": bundles, "placement_group_strategy": "PACK"}

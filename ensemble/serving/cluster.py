@@ -6,47 +6,39 @@ import logging
 import secrets
 import socket
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from threading import Thread
+from typing import Any
 
 import ray
 from ray import serve
-from ray.exceptions import GetTimeoutError
+from ray.exceptions import GetTimeoutError, RayError
 from ray.serve import Application
-from ray.serve._private.common import ReplicaState
-from ray.serve.schema import ApplicationStatus, ApplicationStatusOverview
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from ensemble.config import ResourcesConfig, ServingConfig, set_ray_environment
+from ensemble.config import ServingConfig, set_ray_environment
 from ensemble.errors import ConfigError
+from ensemble.planning.machine import Gpu, Node, local_node
+from ensemble.serving.deployment_states import DeploymentState, deployment_states, is_running, tell_unhealthy
+from ensemble.serving.namespace import NAMESPACE
 from ensemble.serving.replica_picker import ServeReplicaPicker
 
-NAMESPACE = "ensemble"
 OBJECT_STORE_BYTES = 100 * 2**20
 """Requests do not pass through Ray's object store; this is near the least that Ray accepts."""
 CONNECT_TIMEOUT_S = 5.0
 SECRET_TIMEOUT_S = 60.0
-RESOURCES = (("gpus", "GPU", 1.0), ("cpus", "CPU", 1.0), ("memory_gib", "memory", 2.0**30))
-"""Our names, Ray's, and how many of Ray's units one of ours is."""
+FACTS_TIMEOUT_S = 60.0
+"""A node may have to start a process for the answer."""
 POLL_S = 1.0
 """Asking Serve costs some 50 ms of CPU."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DeploymentState:
-    """How far a deployment is: replicas that run, of those wanted, and Serve's own words."""
-
-    name: str
-    status: str
-    num_running: int
-    num_wanted: int
-    message: str
-
-
 @contextmanager
-def ray_cluster(address: str, *, temp_dir: Path | None = None, num_cpus: int | None = None) -> Iterator[None]:
+def ray_cluster(
+    address: str, *, temp_dir: Path | None = None, num_cpus: int | None = None, num_gpus: int | None = None
+) -> Iterator[None]:
     """Connect to the cluster at ``address``, or start one of this process when it is empty; leave it at the end.
 
     Raises:
@@ -65,9 +57,10 @@ def ray_cluster(address: str, *, temp_dir: Path | None = None, num_cpus: int | N
                 logging_level=logging.WARNING,
                 object_store_memory=OBJECT_STORE_BYTES,
                 num_cpus=num_cpus,
+                num_gpus=num_gpus,
                 _temp_dir=str(temp_dir) if temp_dir else None,
             )
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except Exception as error:  # Ray has nothing narrower for a node that does not come up in time.
         raise ConfigError("address", f"no Ray cluster at {address or 'this machine'} ({error})", "start one") from error
     try:
         yield
@@ -135,30 +128,45 @@ def router_picker(application: str) -> ServeReplicaPicker:
     return ServeReplicaPicker(application, serve.get_app_handle(application))
 
 
-def check_resources(wanted: Mapping[str, tuple[ResourcesConfig, int]]) -> None:
-    """Check that the cluster's nodes have what each deployment's replicas ask for; the keys are places in the spec.
+def cluster_nodes(*, with_facts: bool) -> tuple[Node, ...]:
+    """Describe the cluster's nodes as Ray counts them; ``with_facts`` asks each one for its memory and its GPUs'.
 
-    Raises:
-        ConfigError: no node has it for one replica, or all nodes together have too little for all replicas.
+    Where a node does not answer in time, its memory is what Ray gives away of it, and its GPUs' is unknown.
     """
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
-    for where, (resources, _) in wanted.items():
-        for kind, key, unit in RESOURCES:
-            need = getattr(resources, kind)
-            most = max((node.get(key, 0.0) / unit for node in nodes), default=0.0)
-            if need > most:
-                raise ConfigError(
-                    f"{where}.{kind}", f"it is {need:g}, but the largest node has {most:g}", "ask for less"
-                )
-    for kind, key, unit in RESOURCES:
-        need = sum(getattr(resources, kind) * replicas for resources, replicas in wanted.values())
-        have = sum(node.get(key, 0.0) / unit for node in nodes)
-        if need > have:
-            raise ConfigError(
-                f"resources.{kind}",
-                f"all replicas together ask for {need:g}, but the cluster has {have:g}",
-                "ask for less",
-            )
+    alive = [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+    known = _ask_nodes([node["NodeID"] for node in alive]) if with_facts else {}
+    return tuple(_describe_node(node, known.get(node["NodeID"])) for node in alive)
+
+
+def _describe_node(node: dict[str, Any], known: Node | None) -> Node:
+    resources = node["Resources"]
+    reservable_bytes = int(resources.get("memory", 0.0))
+    gpus = known.gpus if known else ()
+    return Node(
+        name=str(node.get("NodeName") or node["NodeID"]),
+        cpus=float(resources.get("CPU", 0.0)),
+        memory_bytes=known.memory_bytes if known else reservable_bytes,
+        reservable_bytes=reservable_bytes,
+        gpus=tuple(gpus[i] if i < len(gpus) else Gpu(index=i) for i in range(int(resources.get("GPU", 0)))),
+    )
+
+
+def _ask_nodes(node_ids: list[str]) -> dict[str, Node]:
+    own = ray.get_runtime_context().get_node_id()
+    node_by_id = {own: local_node()} if own in node_ids else {}
+    ask = ray.remote(num_cpus=0)(local_node)
+    asked = {
+        ask.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node_id, soft=False)).remote(): node_id
+        for node_id in node_ids
+        if node_id != own
+    }
+    answered, late = ray.wait(list(asked), num_returns=len(asked), timeout=FACTS_TIMEOUT_S) if asked else ([], [])
+    for reference in late:
+        ray.cancel(reference)
+    for reference in answered:
+        with suppress(RayError):  # the node died meanwhile
+            node_by_id[asked[reference]] = ray.get(reference)
+    return node_by_id
 
 
 def run_application(
@@ -191,45 +199,12 @@ def run_application(
         thread.join(POLL_S)
         on_progress(deployment_states(name))
         if thread.is_alive() and time.monotonic() > until_s:
-            story = _story(name)
+            story = tell_unhealthy(name)
             if not was_running:
                 serve.delete(name, _blocking=False)
             raise ConfigError(
                 "serving.start_timeout_s", f"{name} was not up after {serving.start_timeout_s:g} s", story
             )
     if failures:
-        raise ConfigError(name, f"it did not come up: {_story(name)}", "mend that and deploy again") from failures[0]
-
-
-def deployment_states(name: str) -> tuple[DeploymentState, ...]:
-    """Say how far each deployment of an application is; nothing when there is no such application."""
-    overview = _overview(name)
-    if overview is None:
-        return ()
-    return tuple(
-        DeploymentState(
-            name=deployment,
-            status=state.status.value,
-            num_running=state.replica_states.get(ReplicaState.RUNNING, 0),
-            num_wanted=sum(state.replica_states.values()),
-            message=state.message,
-        )
-        for deployment, state in overview.deployments.items()
-    )
-
-
-def is_running(name: str) -> bool:
-    """Say whether an application of that name is on the cluster."""
-    overview = _overview(name)
-    return overview is not None and overview.status is not ApplicationStatus.NOT_STARTED
-
-
-def _overview(name: str) -> ApplicationStatusOverview | None:
-    return serve.status().applications.get(name)
-
-
-def _story(name: str) -> str:
-    """Tell what Serve says about deployments that are not healthy: the last line of each message is the cause."""
-    states = [state for state in deployment_states(name) if state.status != "HEALTHY" and state.message.strip()]
-    lines = [f"{state.name}: {state.message.strip().splitlines()[-1]}" for state in states]
-    return "; ".join(lines) or "see Ray Serve's log"
+        story = tell_unhealthy(name)
+        raise ConfigError(name, f"it did not come up: {story}", "mend that and deploy again") from failures[0]

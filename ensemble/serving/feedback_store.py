@@ -18,8 +18,8 @@ from ray.util import list_named_actors
 from ensemble import __version__
 from ensemble.errors import FeedbackUnavailableError, InvalidRequestError
 from ensemble.router.feedback import Audit, Feedback, FeedbackOutcome, FeedbackPolicy
-from ensemble.serving.cluster import NAMESPACE
 from ensemble.serving.feedback_file import DurableFeedback, own_file
+from ensemble.serving.namespace import NAMESPACE
 
 T = TypeVar("T")
 

@@ -10,9 +10,12 @@ from typing import Any, Protocol
 from ray import serve, util
 from ray.serve.handle import DeploymentHandle
 
+from ensemble.checkpoints.progress import OnPhase, ignore_phase
 from ensemble.engines.engine import EngineStats
 from ensemble.router.ports import ReplicaPicker
 from ensemble.serving.replica_picker import ADDRESS_KEY, ServeReplicaPicker
+from ensemble.serving.start_board import start_board, start_told
+from ensemble.serving.start_notes import ReplicaName
 
 
 class Server(Protocol):
@@ -38,11 +41,12 @@ class Server(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Place:
-    """Where a replica is, and the other deployments that it may call, by name."""
+    """Where a replica is, the other deployments that it may call, by name, and who hears what its start is at."""
 
     replica_id: str
     node_ip: str
     picker_by_name: Mapping[str, ReplicaPicker]
+    on_phase: OnPhase = ignore_phase
 
 
 StartServer = Callable[[Place], Awaitable[Server]]
@@ -59,12 +63,15 @@ class ServerReplica:
         self._replica_id = context.replica_id.unique_id
         self._drain_timeout_s = drain_timeout_s
         self._node_ip = util.get_node_ip_address()  # type: ignore[no-untyped-call]
-        place = Place(
-            replica_id=self._replica_id,
-            node_ip=self._node_ip,
-            picker_by_name={name: ServeReplicaPicker(name, handle) for name, handle in handles.items()},
-        )
-        self._server = await start(place)
+        name = ReplicaName(application=context.app_name, deployment=context.deployment, replica_id=self._replica_id)
+        async with start_told(start_board(), name) as teller:
+            place = Place(
+                replica_id=self._replica_id,
+                node_ip=self._node_ip,
+                picker_by_name={name: ServeReplicaPicker(name, handle) for name, handle in handles.items()},
+                on_phase=teller.on_phase,
+            )
+            self._server = await start(place)
         # What is loaded by now stays: the collector need not walk all of Ray's and torch's objects again and again.
         gc.collect()
         gc.freeze()

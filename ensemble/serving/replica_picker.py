@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 from ray.exceptions import RayError
@@ -11,9 +12,12 @@ from ray.serve.handle import DeploymentHandle
 from ensemble.engines.engine import EngineStats
 from ensemble.errors import MemberUnavailableError
 from ensemble.router.ports import ReplicaAddress, ReplicaReport
+from ensemble.serving.start_board import read_starts
 
 ADDRESS_KEY = "grpc_address"
 """Where a replica's metadata has its server's ``host:port``."""
+REPORT_TIMEOUT_S = 3.0
+"""Shorter than what whoever asks for reports waits: those that start shall be told even when none is up."""
 
 
 class ServeReplicaPicker:
@@ -37,14 +41,24 @@ class ServeReplicaPicker:
             raise MemberUnavailableError(self._name, f"no replica can be chosen ({error})") from error
 
     async def reports(self) -> tuple[ReplicaReport, ...]:
-        """Ask every replica for its counters."""
+        """Ask every replica for its counters, and the board about those that are not up."""
+        starts = await asyncio.to_thread(read_starts, self._handle.app_name)
+        starting = tuple(
+            ReplicaReport(replica_id=start.replica_id, stats=EngineStats(), start=start)
+            for start in starts.get(self._handle.deployment_name, ())
+        )
         try:
-            results = await self._handle.broadcast("report").results_async(return_exceptions=True)
-        except (RayServeException, RayError) as error:
+            # Without a replica it raises, or waits for one.
+            async with asyncio.timeout(REPORT_TIMEOUT_S):
+                results = await self._handle.broadcast("report").results_async(return_exceptions=True)
+        except (RayServeException, RayError, TimeoutError) as error:
+            if starting:
+                return starting
             raise MemberUnavailableError(self._name, f"its replicas do not report ({error})") from error
         # A replica that died a moment ago is no reason to keep silent about the others.
-        return tuple(
+        running = tuple(
             ReplicaReport(replica_id=result["replica_id"], stats=EngineStats(**result["stats"]))
             for result in results
             if isinstance(result, dict)
         )
+        return running + starting

@@ -619,6 +619,7 @@ class MemberState(_message.Message):
     CHECKPOINT_FIELD_NUMBER: _builtins.int
     REPLICAS_FIELD_NUMBER: _builtins.int
     PROBLEM_FIELD_NUMBER: _builtins.int
+    STARTS_FIELD_NUMBER: _builtins.int
     member: _builtins.str
     """The member's name."""
     checkpoint: _builtins.str
@@ -629,6 +630,10 @@ class MemberState(_message.Message):
     def replicas(self) -> _containers.RepeatedCompositeFieldContainer[Global___ReplicaState]:
         """Replicas that answered."""
 
+    @_builtins.property
+    def starts(self) -> _containers.RepeatedCompositeFieldContainer[Global___ReplicaStart]:
+        """Replicas that are not up yet, or that failed to come up."""
+
     def __init__(
         self,
         *,
@@ -636,10 +641,11 @@ class MemberState(_message.Message):
         checkpoint: _builtins.str = ...,
         replicas: _abc.Iterable[Global___ReplicaState] | None = ...,
         problem: _builtins.str = ...,
+        starts: _abc.Iterable[Global___ReplicaStart] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint", "member", b"member", "problem", b"problem", "replicas", b"replicas"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint", "member", b"member", "problem", b"problem", "replicas", b"replicas", "starts", b"starts"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -672,3 +678,49 @@ class ReplicaState(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ReplicaState: _TypeAlias = ReplicaState  # noqa: Y015
+
+@_typing.final
+class ReplicaStart(_message.Message):
+    """The start of a replica that is not up."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REPLICA_ID_FIELD_NUMBER: _builtins.int
+    PHASE_FIELD_NUMBER: _builtins.int
+    SHARE_FIELD_NUMBER: _builtins.int
+    PHASE_TIME_FIELD_NUMBER: _builtins.int
+    SILENCE_FIELD_NUMBER: _builtins.int
+    PROBLEM_FIELD_NUMBER: _builtins.int
+    replica_id: _builtins.str
+    """The replica's name in Ray Serve."""
+    phase: _builtins.str
+    """What it is at, in words."""
+    share: _builtins.float
+    """Share of the phase that is done, in [0, 1]; 0 where that is not known."""
+    problem: _builtins.str
+    """Why the start failed; empty while it goes on."""
+    @_builtins.property
+    def phase_time(self) -> _duration_pb2.Duration:
+        """How long it has been, or was, in the phase."""
+
+    @_builtins.property
+    def silence(self) -> _duration_pb2.Duration:
+        """How long nothing was heard of it."""
+
+    def __init__(
+        self,
+        *,
+        replica_id: _builtins.str = ...,
+        phase: _builtins.str = ...,
+        share: _builtins.float = ...,
+        phase_time: _duration_pb2.Duration | None = ...,
+        silence: _duration_pb2.Duration | None = ...,
+        problem: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["phase_time", b"phase_time", "silence", b"silence"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["phase", b"phase", "phase_time", b"phase_time", "problem", b"problem", "replica_id", b"replica_id", "share", b"share", "silence", b"silence"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReplicaStart: _TypeAlias = ReplicaStart  # noqa: Y015

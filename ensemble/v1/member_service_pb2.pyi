@@ -6,6 +6,7 @@ Between the router and a member's replica. Not for clients: calls need the appli
 from collections import abc as _abc
 from ensemble.v1 import generation_pb2 as _generation_pb2
 from google.protobuf import descriptor as _descriptor
+from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
 import builtins as _builtins
@@ -340,6 +341,11 @@ class EngineStats(_message.Message):
     STEP_COUNT_FIELD_NUMBER: _builtins.int
     MAX_BATCH_FIELD_NUMBER: _builtins.int
     MAX_STEPS_TO_ABORT_FIELD_NUMBER: _builtins.int
+    STARTED_COUNT_FIELD_NUMBER: _builtins.int
+    QUEUE_TIME_FIELD_NUMBER: _builtins.int
+    CACHED_PROMPT_TOKENS_FIELD_NUMBER: _builtins.int
+    CACHE_SHARE_FIELD_NUMBER: _builtins.int
+    BATCHED_COUNT_FIELD_NUMBER: _builtins.int
     running_count: _builtins.int
     """Requests being decoded now."""
     waiting_count: _builtins.int
@@ -360,6 +366,18 @@ class EngineStats(_message.Message):
     """The most requests that one forward pass served."""
     max_steps_to_abort: _builtins.int
     """The most steps that a cancelled request took part in after its cancellation."""
+    started_count: _builtins.int
+    """Requests that got a place."""
+    cached_prompt_tokens: _builtins.int
+    """Prompt tokens that were not read again, because they were kept from another request."""
+    cache_share: _builtins.float
+    """Share of the cache's bound that is taken now, in [0, 1]."""
+    batched_count: _builtins.int
+    """Requests that each forward pass served, summed up over the passes."""
+    @_builtins.property
+    def queue_time(self) -> _duration_pb2.Duration:
+        """Time that the started requests had waited for their place, summed up."""
+
     def __init__(
         self,
         *,
@@ -373,10 +391,15 @@ class EngineStats(_message.Message):
         step_count: _builtins.int = ...,
         max_batch: _builtins.int = ...,
         max_steps_to_abort: _builtins.int = ...,
+        started_count: _builtins.int = ...,
+        queue_time: _duration_pb2.Duration | None = ...,
+        cached_prompt_tokens: _builtins.int = ...,
+        cache_share: _builtins.float = ...,
+        batched_count: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["queue_time", b"queue_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["aborted_count", b"aborted_count", "aborted_tokens", b"aborted_tokens", "completion_tokens", b"completion_tokens", "finished_count", b"finished_count", "max_batch", b"max_batch", "max_steps_to_abort", b"max_steps_to_abort", "prompt_tokens", b"prompt_tokens", "running_count", b"running_count", "step_count", b"step_count", "waiting_count", b"waiting_count"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["aborted_count", b"aborted_count", "aborted_tokens", b"aborted_tokens", "batched_count", b"batched_count", "cache_share", b"cache_share", "cached_prompt_tokens", b"cached_prompt_tokens", "completion_tokens", b"completion_tokens", "finished_count", b"finished_count", "max_batch", b"max_batch", "max_steps_to_abort", b"max_steps_to_abort", "prompt_tokens", b"prompt_tokens", "queue_time", b"queue_time", "running_count", b"running_count", "started_count", b"started_count", "step_count", b"step_count", "waiting_count", b"waiting_count"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

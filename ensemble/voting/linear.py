@@ -103,15 +103,17 @@ class LinearTally(NamedTuple):
     def is_certified(self) -> bool:
         """Say whether a certificate of the question's calibration lets the votes that are in end the vote.
 
-        It must fit who has voted for the leader and who has not, and the leader's margin; a member that abstained is
-        on neither side, so a certificate that names it does not apply. As with the lossless stop, votes still out
-        must not be able to change whether the decision is degraded.
+        It must fit who has voted for the leader and who has not, and the leader's margin. Nobody may have abstained,
+        but for those who were stopped: the certificates are about the panel with everyone's vote still to come, and
+        the items on which somebody has failed are others. As with the lossless stop, votes still out must not be able
+        to change whether the decision is degraded.
         """
-        question = self.turnout.question
-        calibration = question.calibration
-        if calibration is None or not calibration.certificates or not self.turnout.num_cast:
+        turnout, calibration = self.turnout, self.turnout.question.calibration
+        if calibration is None or not calibration.certificates or not turnout.num_cast:
             return False
-        if not question.quorum.stop_early or not self.turnout.is_soundness_known:
+        if turnout.has_failures:
+            return False
+        if not turnout.question.quorum.stop_early or not turnout.is_soundness_known:
             return False
         poll = self._poll()
         ranked = rank(poll)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from types import MappingProxyType
 from typing import NamedTuple
@@ -113,8 +113,10 @@ def assess_sums(poll: Poll, ranked: Sequence[str]) -> Assessment:
     """
     question = poll.turnout.question
     calibration = question.calibration
-    if calibration is None or calibration.kappa is None:
+    if calibration is None:
         return _UNCALIBRATED
+    if calibration.kappa is None:
+        return replace(_UNCALIBRATED, withheld=calibration.withhold_below > 0.0)
     best = poll.scores[ranked[0]]
     gaps = [poll.scores[answer] - best for answer in ranked]
     if not question.choices:

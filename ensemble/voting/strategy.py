@@ -40,10 +40,11 @@ class Quorum:
 class Certificate:
     """A partial vote that may end the vote, because it was seen to agree with the full panel (VOTING part 5).
 
-    It applies when exactly ``backers`` and ``others`` have voted, the first for the leader and the second not, and
-    the leader's margin (as in Decision, of the cast weight) is at least ``min_margin``. On ``num_items`` labelled
-    items that looked so, the full panel gave another answer ``num_disagreements`` times; ``bound`` is the one-sided
-    95 % Clopper-Pearson limit of that share.
+    It applies when exactly ``backers`` and ``others`` have voted, the first for the leader and the second not, nobody
+    has abstained, the leader's margin (as in Decision, of the cast weight) is at least ``min_margin``, and votes still
+    out could change the answer. ``num_items`` labelled items looked so and would have been stopped there in any order
+    of arrival, or in some order wrongly; the full panel gave another answer to ``num_disagreements`` of them. ``bound``
+    is the one-sided 95 % Clopper-Pearson limit of that share.
     """
 
     backers: frozenset[str]
@@ -60,9 +61,9 @@ class VoteCalibration:
 
     The probability of candidate y is softmax(kappa * S)_y, S_y being the strategy's sum with ``log_priors`` (one a
     choice, natural logarithm; empty for none) added; where ``kappa`` is None nobody knows it. ``withhold_below`` is the
-    confidence under which an answer is a guess. A choice is in the label set when its probability is at least
-    ``1 - conformal_threshold``; None gives no set. Each of ``certificates`` may end a vote. ``digest`` names the
-    calibration.
+    confidence under which an answer is a guess; an unknown one is below every threshold but 0. A choice is in the label
+    set when its probability is at least ``1 - conformal_threshold``; None gives no set. Each of ``certificates`` may
+    end a vote. ``digest`` names the calibration.
     """
 
     kappa: float | None

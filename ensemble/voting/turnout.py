@@ -156,6 +156,14 @@ class Turnout(NamedTuple):
         return self.families_of([ballot.member for ballot in self.ballots])
 
     @property
+    def has_failures(self) -> bool:
+        """Whether a member abstained that was not stopped: one that was could still have voted."""
+        if self.num_cast == self.voted.bit_count():
+            return False
+        silent = (vote for vote in self._newest_first() if isinstance(vote, Abstention))
+        return any(abstention.reason is not AbstentionReason.CANCELLED for abstention in silent)
+
+    @property
     def is_sound(self) -> bool:
         """Whether the ballots that are in meet the quorum; once true it stays true."""
         roll = self.roll

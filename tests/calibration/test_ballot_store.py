@@ -143,6 +143,22 @@ def test_a_vote_is_never_stored_twice(tmp_path: Path) -> None:
             store.add(("set", "q0"), votes_on(ITEMS[0]))
 
 
+def test_failures_that_may_pass_can_be_asked_for_again(tmp_path: Path) -> None:
+    with open_store(tmp_path, MANIFEST, (SET, TEXTS)) as store:
+        store.add(("set", "q0"), (silence("a"), ballot("b", ITEMS[0], 0)))
+    with open_store(tmp_path, MANIFEST, (SET, TEXTS)) as again:
+        before = again.missing(("set", "q0"))
+        num_forgotten = again.forget_failures()
+        missing = again.missing(("set", "q0"))
+        again.add(("set", "q0"), votes_on(ITEMS[0])[:1])
+    with open_store(tmp_path, MANIFEST, (SET, TEXTS)) as last:
+        num_left = last.forget_failures()
+
+    assert (before, num_forgotten, missing, num_left) == ((), 1, ("a",), 0)
+    lines = [json.loads(line) for line in (tmp_path / JOURNAL_FILE).read_text("utf-8").splitlines()]
+    assert [line["member"] for line in lines] == ["a", "b", "a"]
+
+
 def test_a_full_disk_is_told_in_one_sentence_and_what_fits_is_kept(tmp_path: Path) -> None:
     journal = tmp_path / JOURNAL_FILE
     with open_store(tmp_path, MANIFEST, (SET, TEXTS)) as store:

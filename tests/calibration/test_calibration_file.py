@@ -139,7 +139,7 @@ def test_weights_for_other_members_are_refused(calibration: Calibration, tmp_pat
 
 
 def test_it_fits_what_it_was_made_for(calibration: Calibration) -> None:
-    check_fits(calibration, ensemble="trivia", fingerprint_by_member=FINGERPRINTS, family_by_member=FAMILIES)
+    check_fits(calibration, ensemble="trivia", fingerprint_by_member=FINGERPRINTS, family_by_member=FAMILIES, facts={})
 
 
 @pytest.mark.parametrize(
@@ -156,4 +156,6 @@ def test_it_is_refused_for_anything_else(
     calibration: Calibration, ensemble: str, fingerprints: dict[str, str], families: dict[str, str], problem: str
 ) -> None:
     with pytest.raises(ConfigError, match=problem):
-        check_fits(calibration, ensemble=ensemble, fingerprint_by_member=fingerprints, family_by_member=families)
+        check_fits(
+            calibration, ensemble=ensemble, fingerprint_by_member=fingerprints, family_by_member=families, facts={}
+        )

@@ -3,9 +3,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ensemble.calibration.certify import NO_BALLOT, TIED, PanelSums, certify, min_items
+from ensemble.calibration.certify import certify, min_items
 from ensemble.calibration.fit import FitOptions, fit_calibration
 from ensemble.calibration.outcomes import VoteSetup, compare_stops, decide_items, random_arrivals, stop_item
+from ensemble.calibration.partial_votes import NO_BALLOT, TIED, PanelSums
 from ensemble.calibration.statistics import upper_bound
 from ensemble.voting.decision import DecidedBy
 from tests.calibration.simulated import Population, simulate, voters_of

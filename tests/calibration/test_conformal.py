@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -8,6 +9,12 @@ from mapie.classification import SplitConformalClassifier
 from sklearn.base import BaseEstimator, ClassifierMixin
 
 from ensemble.calibration.conformal import conformal_threshold
+from ensemble.calibration.member_fit import log_softmax
+from ensemble.calibration.parameters import ParameterOptions, fit_parameters
+from ensemble.calibration.sums import add_up, shares_of
+from ensemble.calibration.vote_arrays import build_arrays
+from ensemble.voting.short_answer import AnswerRule
+from tests.calibration.simulated import Population, simulate, voters_of
 
 
 class _Given(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
@@ -65,3 +72,31 @@ def test_sets_hold_the_answer_as_often_as_promised() -> None:
         held.append(scores[-1] <= conformal_threshold(1.0 - scores[:-1], alpha=0.2))
 
     assert 0.75 < np.mean(held) < 0.86
+
+
+def test_label_sets_fitted_on_few_items_still_hold_the_answer_as_often_as_promised() -> None:
+    coverage = [_fitted_coverage(seed, alpha=0.2) for seed in range(25)]
+
+    assert np.mean(coverage) >= 0.8
+
+
+def _fitted_coverage(seed: int, *, alpha: float) -> float:
+    """Fit everything on 40 items of six labels, priors included, and give the share of fresh items in their sets."""
+    labels = tuple("abcdef")
+    population = Population(skills=(2.0, 1.5), families=("a", "b"), num_choices=len(labels))
+    items = [replace(one, item=replace(one.item, choices=labels)) for one in simulate(population, 40 + 400, seed=seed)]
+    fitted, fresh = (
+        build_arrays(part, voters_of(population), answer_rule=AnswerRule()) for part in (items[:40], items[40:])
+    )
+    options = ParameterOptions(strategies=("log_pool",), conformal_alpha=alpha, risk_delta=None, withhold_below=0.0)
+
+    parameters = fit_parameters(fitted, options)
+
+    strategy = parameters.by_strategy["log_pool"]
+    weight_M = np.array(list(strategy.weight_by_member.values()))
+    prior_K = np.array(list(strategy.log_prior_by_label.values()))
+    sums_NK = add_up(shares_of("log_pool", fresh.correct(parameters.calibrations)), weight_M, prior_K)
+    probability_NK = np.exp(log_softmax(strategy.kappa * sums_NK))
+    probability_N = probability_NK[np.arange(len(sums_NK)), fresh.answer_N]
+    assert strategy.conformal_threshold is not None
+    return float(np.mean(probability_N >= 1.0 - strategy.conformal_threshold))

@@ -50,7 +50,7 @@ def test_a_right_text_goes_by_two_names(key: str, tmp_path: Path) -> None:
 def test_a_line_without_an_id_is_named_by_its_number(tmp_path: Path) -> None:
     bare = '{"prompt": "P", "choices": ["x", "y"], "answer": 0}'
 
-    file = read_item_file(write(tmp_path, GOOD, bare, "{", bare))
+    file = read_item_file(write(tmp_path, GOOD, bare, "{", bare.replace('"P"', '"Q"')))
 
     assert [item.item_id for item in file.item_set.items] == ["1", "line-2", "line-4"]
 
@@ -126,6 +126,7 @@ def test_the_digest_is_of_what_items_say_and_not_of_how_they_are_written(tmp_pat
             '{"id": "2", "prompt": "P", "choices": ["x", "y"], "answer": 0, "reference": "x"}',
             "it has both choices and a reference; give one of them",
         ),
+        (GOOD.replace('"1"', '"2"'), "its question stands on line 1 already"),
         (
             '{"id": "2", "prompt": "\\ud800", "choices": ["x", "y"], "answer": 0}',
             "its prompt has half a character (a lone surrogate), which no message can carry",
@@ -133,7 +134,7 @@ def test_the_digest_is_of_what_items_say_and_not_of_how_they_are_written(tmp_pat
     ],
 )
 def test_a_line_that_cannot_be_used_is_told_with_its_place(line: str, problem: str, tmp_path: Path) -> None:
-    path = write(tmp_path, GOOD, line, GOOD.replace('"1"', '"9"'))
+    path = write(tmp_path, GOOD, line, GOOD.replace('"1"', '"9"').replace("Which", "What"))
 
     file = read_item_file(path)
 

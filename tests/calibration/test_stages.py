@@ -17,6 +17,7 @@ from ensemble.calibration.outcomes import (
 from ensemble.calibration.stages import (
     SetupFold,
     build_plans,
+    choose_held_out,
     choose_threshold,
     is_too_much,
     measure_plan,
@@ -53,6 +54,24 @@ def test_lower_thresholds_ask_fewer_and_the_cheapest_harmless_one_is_chosen() ->
     assert figures[2].mean_asked == pytest.approx(4 * (1 - figures[2].saving))
     assert chosen is not None
     assert chosen.accuracy >= chosen.full_accuracy - 0.01
+
+
+def test_what_is_told_of_a_threshold_comes_from_items_that_it_was_not_chosen_on() -> None:
+    folds, plan = _folds(GOOD), AskPlan(stages=STAGES, rule="staged")
+
+    figures = choose_held_out(plan, folds)
+
+    chosen = [_choose(plan, [*folds[:number], *folds[number + 1 :]]) for number in range(len(folds))]
+    measured = [measure_plan(one, [fold]) for one, fold in zip(chosen, folds, strict=True)]
+    assert len({one.min_confidence for one in chosen}) > 1
+    assert figures.plan == _choose(plan, folds)
+    assert figures.accuracy == pytest.approx(sum(one.accuracy * one.num_items for one in measured) / 300)
+    assert figures.mean_asked == pytest.approx(sum(one.mean_asked * one.num_items for one in measured) / 300)
+
+
+def _choose(plan: AskPlan, folds: list[SetupFold]) -> AskPlan:
+    figures = threshold_figures(plan, folds)
+    return (choose_threshold(figures) or figures[0]).plan
 
 
 def test_a_cascade_of_poor_siblings_is_refused() -> None:

@@ -9,7 +9,9 @@ import pytest
 from ensemble.calibration.ballot_store import StoredEvaluation
 from ensemble.calibration.counting import CountOptions, count_set
 from ensemble.calibration.figures import SetFigures
+from ensemble.calibration.fit import FitOptions, fit_calibration
 from ensemble.calibration.items import ItemVotes, LabelledItem
+from ensemble.calibration.outcomes import VoteSetup, decide_items
 from ensemble.calibration.savings import measure_savings
 from ensemble.calibration.set_figures import build_figures
 from ensemble.calibration.verdict import judge
@@ -19,14 +21,16 @@ from tests.calibration.evaluations import choice_items, simulated
 UNCALIBRATED = "Uncalibrated, with the spec's weights and strategy, the ensemble"
 
 
-def figures_of(stored: StoredEvaluation) -> SetFigures:
-    members = stored.manifest.members
-    options = CountOptions(
+def build_options(stored: StoredEvaluation, *, strategy: str = "weighted_vote") -> CountOptions:
+    return CountOptions(
         ensemble="default",
-        voters=tuple(Voter(member=member.name, family=member.family) for member in members),
-        strategy_by_kind={True: "weighted_vote", False: "mbr"},
+        voters=tuple(Voter(member=member.name, family=member.family) for member in stored.manifest.members),
+        strategy_by_kind={True: strategy, False: "mbr"},
     )
-    (figures,) = build_figures(stored, options).sets
+
+
+def figures_of(stored: StoredEvaluation) -> SetFigures:
+    (figures,) = build_figures(stored, build_options(stored)).sets
     return figures
 
 
@@ -98,6 +102,28 @@ def test_no_gain_is_claimed_where_one_member_is_far_better() -> None:
     assert "good alone does as well." in verdict.sentence
 
 
+def test_the_specs_calibration_is_judged_as_served() -> None:
+    fitted = simulated(choice_items(200), {"a": 0.9, "b": 0.55, "c": 0.55})
+    fresh = simulated(choice_items(240), {"a": 0.9, "b": 0.55, "c": 0.55}, seed=7)
+    options = build_options(fitted, strategy="stacking")
+    calibration = fit_calibration(
+        fitted.item_votes(), options.voters, options=FitOptions(ensemble="default", strategies=("stacking",))
+    )
+
+    (without,) = build_figures(fresh, options).sets
+    (served,) = build_figures(fresh, replace(options, served=calibration.to_voting())).sets
+
+    assert not any(verdict.is_named for verdict in without.verdicts)
+    assert any("stacking, is not judged as the spec has it" in warning for warning in without.warnings)
+    named = served.verdicts[0]
+    assert (named.is_named, named.is_served, named.num_tried) == (True, True, 1)
+    assert named.sentence.startswith("As served, with the spec's strategy and calibration, the ensemble ")
+    setup = VoteSetup(strategy="stacking", panel=options.voters, calibration=calibration.to_voting())
+    outcomes = decide_items(setup, fresh.item_votes())
+    assert named.score == pytest.approx(sum(one.is_correct for one in outcomes) / 240)
+    assert not any("is not judged" in warning for warning in served.warnings)
+
+
 def test_copies_of_one_member_gain_nothing_and_err_together() -> None:
     stored = simulated(choice_items(120), {"a": 0.7, "b": 0.7})
     (one,) = stored.sets
@@ -165,6 +191,7 @@ def test_texts_are_judged_by_exact_match_and_by_chrf() -> None:
     assert {member: score["exact match"] for member, score in scores.items()} == {"a": 1.0, "b": 1.0, "c": 0.0}
     assert scores["a"]["chrF"] > scores["c"]["chrF"]
     assert [verdict.measure for verdict in figures.verdicts] == ["exact match", "chrF", "chrF"]
+    assert any("Not measured" in warning and "judge" in warning for warning in figures.warnings)
     by_title = {one.title: one.score.value for one in figures.strategies}
     assert by_title["majority, uncalibrated"] == 1.0
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import subprocess
 import sys
 from typing import TYPE_CHECKING
@@ -59,6 +60,15 @@ def pickle_weights(folder: Path) -> None:
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
 
 
+def add_pickled_weights(folder: Path) -> None:
+    (folder / "pytorch_model.bin").write_bytes(b"a pickle")
+
+
+def name_a_pickle_in_the_index(folder: Path) -> None:
+    (folder / "model.dat").write_bytes(pickle.dumps({"a": 1}))
+    (folder / "model.safetensors.index.json").write_text('{"weight_map": {"a": "model.dat"}}')
+
+
 def remove_weights(folder: Path) -> None:
     (folder / "model.safetensors").unlink()
 
@@ -99,6 +109,8 @@ def lose_a_shard(folder: Path) -> None:
         (cut_weights, "cut short"),
         (drop_a_weight, "weights are absent: model.layers.1.mlp.up_proj.weight"),
         (pickle_weights, "pickle can run any code"),
+        (add_pickled_weights, r"pytorch_model\.bin: these weights are pickled"),
+        (name_a_pickle_in_the_index, r"model\.dat: it is damaged"),
         (remove_weights, "no model.safetensors"),
         (remove_config, "config.json cannot be read"),
         (garble_config, "not a JSON object"),
@@ -121,6 +133,14 @@ def test_an_unsound_folder_is_refused_with_the_fact(
 
     with pytest.raises(CheckpointError, match=problem):
         load_checkpoint(str(tmp_path), dtype="float32", device="cpu")
+
+
+def test_what_a_trainer_leaves_beside_the_weights_is_left_alone(tmp_path: Path) -> None:
+    save(build_llama(), tmp_path)
+    for name in ("training_args.bin", "optimizer.pt", "rng_state_0.pth"):
+        (tmp_path / name).write_bytes(b"a pickle that nobody reads")
+
+    assert load_checkpoint(str(tmp_path), dtype="float32", device="cpu").folder == tmp_path
 
 
 def test_an_unknown_dtype_is_refused(tmp_path: Path) -> None:

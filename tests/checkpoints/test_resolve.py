@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import errno
 import multiprocessing
+import os
+import signal
+import threading
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -123,6 +127,72 @@ def test_two_processes_convert_one_file_once(gguf_file: Path, tmp_path: Path) ->
 
     assert {folder for folder, _ in outcomes} == {str(folder) for folder in find_conversions(tmp_path)}
     assert sorted(converted for _, converted in outcomes) == [False, True]
+
+
+def kill_yourself_at(phase: str, reference: str, cache_dir: str) -> None:
+    """Resolve, and be killed when a phase begins."""
+
+    def die(name: str, _share: float) -> None:
+        if name == phase:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    resolve_checkpoint(reference, cache_dir=Path(cache_dir), on_phase=die)
+
+
+@pytest.mark.parametrize("phase", ["hash", "dequantise", "write"])
+def test_a_killed_conversion_leaves_nothing_that_loads_and_no_lock(gguf_file: Path, tmp_path: Path, phase: str) -> None:
+    context = multiprocessing.get_context("spawn")
+    process = context.Process(target=kill_yourself_at, args=(phase, str(gguf_file), str(tmp_path)))
+    process.start()
+    process.join(timeout=100)
+
+    assert process.exitcode == -signal.SIGKILL
+    assert find_conversions(tmp_path) == []
+    folder = resolve_checkpoint(str(gguf_file), cache_dir=tmp_path)
+    assert find_conversions(tmp_path) == [folder]
+    assert not list(tmp_path.glob(".partial-*"))
+
+
+def test_what_a_killed_process_assembled_is_removed_by_the_next_one(
+    gguf_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = make_package(tmp_path, "weights_of_the_killed", monkeypatch)
+    (package / "whole").write_bytes(gguf_file.read_bytes())
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+    cache_dir = tmp_path / "cache"
+    context = multiprocessing.get_context("spawn")
+    process = context.Process(
+        target=kill_yourself_at, args=("dequantise", "package:weights_of_the_killed", str(cache_dir))
+    )
+    process.start()
+    process.join(timeout=100)
+    left = list(cache_dir.glob(".assembled-*"))
+
+    resolve_checkpoint("package:weights_of_the_killed", cache_dir=cache_dir)
+
+    assert len(left) == 1
+    assert not list(cache_dir.glob(".assembled-*"))
+
+
+def test_waiting_for_another_process_is_told(gguf_file: Path, tmp_path: Path) -> None:
+    second: list[str] = []
+    waits, others = threading.Event(), list[Future[Path]]()
+
+    def hear_second(name: str, _share: float) -> None:
+        second.append(name)
+        waits.set()
+
+    with ThreadPoolExecutor() as pool:
+
+        def resolve_again(name: str, _share: float) -> None:
+            if name == "dequantise":
+                others.append(pool.submit(resolve_checkpoint, str(gguf_file), cache_dir=tmp_path, on_phase=hear_second))
+                assert waits.wait(timeout=60)
+
+        folder = resolve_checkpoint(str(gguf_file), cache_dir=tmp_path, on_phase=resolve_again)
+
+        assert others[0].result(timeout=60) == folder
+    assert second == ["wait for another process that converts it"]
 
 
 @pytest.mark.parametrize("share", [0.0, 0.001, 0.02, 0.5, 0.99])

@@ -53,7 +53,7 @@ def build_llama(*, num_layers: int = 4, tied: bool = True) -> PreTrainedModel:
     """Build a random Llama that fits ``build_tokenizer``."""
     torch.manual_seed(7)
     config = LlamaConfig(vocab_size=500, num_hidden_layers=num_layers, tie_word_embeddings=tied, **_SHAPE)
-    return LlamaForCausalLM(config)
+    return LlamaForCausalLM(config)  # type: ignore[no-untyped-call]
 
 
 def build_gemma3(*, num_layers: int = 4) -> PreTrainedModel:

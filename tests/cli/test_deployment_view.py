@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from rich.console import Console
 
 from ensemble.cli.deployment_view import DeploymentChanges, DeploymentProgress, draw_deployments, show_deployment
+from ensemble.router.replica_start import ReplicaStart
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,6 +20,7 @@ class FakeState:
     num_running: int = 0
     num_wanted: int = 1
     message: str = ""
+    starts: tuple[ReplicaStart, ...] = ()
 
 
 UP = FakeState(status="HEALTHY", num_running=1)
@@ -76,6 +78,53 @@ def test_the_cause_of_a_failure_is_shown() -> None:
     progress.hear([FAILED])
 
     assert "CheckpointError: x is absent" in show(progress)
+
+
+def start(phase: str, share: float = 0.0, *, phase_s: float = 0.0, problem: str = "") -> ReplicaStart:
+    """Say where a replica is."""
+    return ReplicaStart(replica_id="r", phase=phase, share=share, phase_s=phase_s, problem=problem)
+
+
+def test_where_a_start_is_is_shown_with_its_share_and_its_time() -> None:
+    progress = DeploymentProgress(lambda _: None, clock=FakeClock())
+
+    progress.hear([FakeState(starts=(start("download 500 MB", 0.4, phase_s=12.0),))])
+
+    assert "download 500 MB 40% for 12 s" in show(progress)
+
+
+def test_why_a_start_failed_is_shown_in_the_replicas_own_words() -> None:
+    progress = DeploymentProgress(lambda _: None, clock=FakeClock())
+    state = FakeState(
+        status="DEPLOY_FAILED", message="Traceback\nError: cause", starts=(start("load", problem="x is cut short"),)
+    )
+
+    progress.hear([state])
+
+    assert "x is cut short (in the phase 'load')" in show(progress)
+    assert "Error: cause" not in show(progress)
+
+
+def test_a_phase_is_told_once_whatever_its_share() -> None:
+    told: list[str] = []
+    changes = DeploymentChanges(lambda line: told.append(line.plain), clock=FakeClock())
+
+    for one in (start("download 500 MB", 0.1), start("download 500 MB", 0.2), start("load", phase_s=3.0)):
+        changes.hear([FakeState(starts=(one,))])
+
+    assert told == [
+        "member-a: 0 of 1 up, updating: download 500 MB (after 0 ms)",
+        "member-a: 0 of 1 up, updating: load (after 0 ms)",
+    ]
+
+
+def test_what_a_start_says_cannot_write_to_the_terminal() -> None:
+    told: list[str] = []
+    changes = DeploymentChanges(lambda line: told.append(line.plain), clock=FakeClock())
+
+    changes.hear([FakeState(starts=(start("load \x1b[2Jx"),))])
+
+    assert "\x1b" not in told[0]
 
 
 def test_only_changes_are_told() -> None:

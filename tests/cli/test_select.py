@@ -68,6 +68,30 @@ def test_members_that_are_not_chosen_leave_the_spec(tmp_path: Path) -> None:
     assert chosen.ensembles[0].quorum.min_families == 1
 
 
+def test_the_specs_error_rate_of_label_sets_is_kept_and_feedback_yields_to_confidence(tmp_path: Path) -> None:
+    wanted = "members: [a, b, c], label_set_alpha: 0.2, calibration: c.json"
+    spec, evaluation = write_evaluated(tmp_path, spec=SPEC.replace("members: [a, b, c]", wanted))
+
+    result = run(spec, evaluation, tmp_path / "out")
+
+    assert result.exit_code == 0, result.output
+    (ensemble,) = load_spec(tmp_path / "out" / "spec.yaml").ensembles
+    assert ensemble.label_set_alpha == 0.2
+    assert [path.name for path in (tmp_path / "out").iterdir() if path.name.startswith(".")] == []
+
+
+def test_a_choice_that_relies_on_confidence_takes_no_feedback(tmp_path: Path) -> None:
+    wanted = "members: [a, b, c], feedback: {state_dir: s}"
+    spec, evaluation = write_evaluated(tmp_path, num_items=240, spec=SPEC.replace("members: [a, b, c]", wanted))
+
+    result = run(spec, evaluation, tmp_path / "out")
+
+    assert result.exit_code == 0, result.output
+    (ensemble,) = load_spec(tmp_path / "out" / "spec.yaml").ensembles
+    relies = ensemble.quorum.risk > 0 or ensemble.asking.min_confidence < 1.0
+    assert (ensemble.feedback is None) == relies == ("takes no feedback" in result.stdout)
+
+
 def test_a_failed_member_is_left_out_and_named(tmp_path: Path) -> None:
     spec, evaluation = write_evaluated(tmp_path, silent={"c": 0.9})
 

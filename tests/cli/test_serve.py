@@ -8,23 +8,16 @@ import re
 import shutil
 import signal
 import socket
-import subprocess
-import sys
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
 import pytest
 
+from tests.cli.serve_runs import END_TIMEOUT_S, START_TIMEOUT_S, ask, free_port, serving, wait_for_line
 from tests.cli.specs import write_spec
 
 pytestmark = pytest.mark.ray
 
-START_TIMEOUT_S = 240.0
-END_TIMEOUT_S = 120.0
-ASK_TIMEOUT_S = 60.0
 SPEC = """
 version: 1
 name: served-by-test
@@ -36,57 +29,6 @@ members:
 ensembles:
   - {{name: default, members: [quick, twin, slow]}}
 """
-
-
-def free_port() -> int:
-    """Find a port that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
-@contextmanager
-def serving(spec: Path, output: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """Run the command in a session of its own, and leave nothing of it behind whatever happens."""
-    with output.open("wb") as stream:
-        process = subprocess.Popen(  # noqa: S603 - our own program
-            [sys.executable, "-m", "ensemble.cli", "serve", str(spec)],
-            stdout=stream,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-    family: list[psutil.Process] = []
-    try:
-        yield process
-    finally:
-        if process.poll() is None:
-            family = psutil.Process(process.pid).children(recursive=True)
-            process.kill()
-            process.wait(END_TIMEOUT_S)
-        for member in family:
-            if member.is_running():
-                member.kill()
-
-
-def wait_for_line(line: str, process: subprocess.Popen[bytes], output: Path) -> None:
-    """Wait until the command has said something."""
-    until_s = time.monotonic() + START_TIMEOUT_S
-    while line not in output.read_text("utf-8"):
-        assert process.poll() is None, output.read_text("utf-8")
-        assert time.monotonic() < until_s, output.read_text("utf-8")
-        time.sleep(0.1)  # its output is all that another process has to go by
-
-
-def ask(*args: str) -> subprocess.CompletedProcess[str]:
-    """Run another command."""
-    return subprocess.run(  # noqa: S603 - our own program
-        [sys.executable, "-m", "ensemble.cli", *args],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=ASK_TIMEOUT_S,
-    )
 
 
 @pytest.mark.timeout(600)

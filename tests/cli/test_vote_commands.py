@@ -15,6 +15,8 @@ from ensemble import __version__
 from ensemble.cli.entry import app
 from ensemble.cli.status import report_to_dict
 from ensemble.engines.engine import EngineStats
+from ensemble.router.ports import ReplicaReport
+from ensemble.router.replica_start import ReplicaStart
 from ensemble.rpc.client_events import EnsembleReport, EnsembleSummary, MemberState, ReplicaState
 from ensemble.voting.ballot import Voter
 from tests.rpc.systems import NOBODY, build_echo, endpoint_running
@@ -169,6 +171,38 @@ async def test_status_tells_which_members_have_no_replica(address: str) -> None:
     assert [(member["member"], member["replicas"]) for member in members] == [("a", []), ("b", []), ("slow", [])]
 
 
+async def test_status_tells_what_engines_have_done_and_where_starts_are() -> None:
+    stats = EngineStats(
+        started_requests=4,
+        queue_s=2.0,
+        finished_requests=3,
+        aborted_requests=1,
+        steps=10,
+        prompt_tokens=200,
+        cached_prompt_tokens=50,
+        completion_tokens=120,
+        aborted_tokens=37,
+        batched_requests=25,
+        max_batch=4,
+        cache_share=0.75,
+    )
+    start = ReplicaStart(replica_id="r2", phase="download 500 MB", share=0.4, phase_s=12.0)
+    reports = (
+        ReplicaReport(replica_id="r1", stats=stats),
+        ReplicaReport(replica_id="r2", stats=EngineStats(), start=start),
+    )
+    async with endpoint_running({"a": build_echo()}, reports=reports) as endpoint:
+        shown = await run("status", "--endpoint", endpoint.address)
+        told = await run("status", "--endpoint", endpoint.address, "--json")
+
+    row = next(line for line in shown.stdout.splitlines() if "r1" in line)
+    assert row.split()[2:] == ["r1", *["0", "0", "500", "ms", "3", "1", "200", "25%", "120", "37", "10", "2.5", "75%"]]
+    assert "r2: download 500 MB 40% for 12 s" in shown.stdout
+    (member,) = json.loads(told.stdout)["ensembles"][0]["members"]
+    assert member["replicas"] == [{"replica_id": "r1", "stats": asdict(stats)}]
+    assert member["starts"] == [asdict(start)]
+
+
 async def test_status_of_an_unknown_ensemble_is_refused(address: str) -> None:
     result = await run("status", "--endpoint", address, "--ensemble", "nix")
 
@@ -185,7 +219,8 @@ def test_a_report_is_written_with_every_counter() -> None:
         generate_strategy="mbr",
     )
     replica = ReplicaState(replica_id="r1", stats=stats)
-    member = MemberState(member="a", checkpoint="c", replicas=(replica,), problem="")
+    start = ReplicaStart(replica_id="r2", phase="load", share=0.5, phase_s=3.0)
+    member = MemberState(member="a", checkpoint="c", replicas=(replica,), problem="", starts=(start,))
 
     document = report_to_dict(EnsembleReport(ensemble=summary, members=(member,)))
 
@@ -197,6 +232,7 @@ def test_a_report_is_written_with_every_counter() -> None:
             "checkpoint": "c",
             "problem": "",
             "replicas": [{"replica_id": "r1", "stats": asdict(stats)}],
+            "starts": [asdict(start)],
         }
     ]
 

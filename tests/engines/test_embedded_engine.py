@@ -147,23 +147,6 @@ async def test_logits_that_are_not_numbers_fail_their_own_request_only(parrot: s
     assert again == [PARROT_TEXT[1:]] * 2
 
 
-async def test_a_failing_forward_pass_fails_every_request_and_the_engine(
-    parrot: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async with running(parrot) as engine:
-
-        def break_down(*_: object) -> None:
-            raise RuntimeError("out of memory, say")
-
-        monkeypatch.setattr("ensemble.engines.batch_loop.score_together", break_down)
-        with pytest.raises(MemberError, match="out of memory, say"):
-            await engine.score(ScoringRequest(request_id="s", prompt="a", choices=("b",)))
-        with pytest.raises(MemberError, match="out of memory, say"):
-            await engine.check_health()
-        with pytest.raises(MemberError, match="out of memory, say"):
-            await text_of(engine, "a")
-
-
 async def test_a_prompt_beyond_the_context_is_refused_and_one_below_it_ends_at_it(checkpoint: str) -> None:
     async with running(checkpoint, max_context=32) as engine:
         with pytest.raises(MemberRefusedError, match="the context holds 32"):

@@ -68,7 +68,7 @@ async def test_a_second_start_waits_for_the_first(checkpoint: str, monkeypatch: 
         may_load.wait(timeout=60)
         return load_model(*args, **kwargs)
 
-    monkeypatch.setattr("ensemble.engines.embedded.load_model", load_when_told)
+    monkeypatch.setattr("ensemble.engines.embedded.EmbeddedEngine._load", staticmethod(load_when_told))
     engine = build(checkpoint)
     first, second = asyncio.create_task(engine.start()), asyncio.create_task(engine.start())
     await asyncio.sleep(0)  # One turn of the event loop brings both to where they wait.
@@ -111,7 +111,7 @@ async def test_closing_does_not_wait_for_ever_for_a_thread_that_hangs(
         may_load.wait(timeout=60)
         raise CheckpointError("checkpoint", "it took too long", "wait")
 
-    monkeypatch.setattr("ensemble.engines.embedded.load_model", hang)
+    monkeypatch.setattr("ensemble.engines.embedded.EmbeddedEngine._load", staticmethod(hang))
     monkeypatch.setattr("ensemble.engines.engine_thread.CLOSE_TIMEOUT_S", 0.05)
     engine = build(checkpoint)
     start = asyncio.create_task(engine.start())

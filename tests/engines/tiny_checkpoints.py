@@ -29,11 +29,14 @@ MODEL_CONTEXT = 4096
 _INIT_STD = 0.3
 
 
-def save_random_llama(folder: Path) -> str:
-    """Save a random Llama over the words w0 to w199."""
-    torch.manual_seed(0)
-    model = LlamaForCausalLM(LlamaConfig(**_sizes(NUM_WORDS + 3), initializer_range=_INIT_STD))
-    return _save(model, _word_tokenizer(), folder)
+def save_random_llama(
+    folder: Path, *, seed: int = 0, num_words: int = NUM_WORDS, num_padding_rows: int = 0, **sizes: Any
+) -> str:
+    """Save a random Llama over the words w0 to w199, or fewer; its head may have rows that are no tokens."""
+    torch.manual_seed(seed)
+    own_sizes = {**_sizes(num_words + 3 + num_padding_rows), **sizes}
+    model = LlamaForCausalLM(LlamaConfig(**own_sizes, initializer_range=_INIT_STD))  # type: ignore[no-untyped-call]
+    return _save(model, _word_tokenizer(num_words), folder)
 
 
 def save_random_gemma(folder: Path) -> str:
@@ -50,7 +53,7 @@ def save_random_gemma(folder: Path) -> str:
     return _save(Gemma3ForCausalLM(config), _word_tokenizer(), folder)
 
 
-def save_parrot(folder: Path, text: str, *, broken_by: str = "") -> str:
+def save_parrot(folder: Path, text: str, *, broken_by: str = "", **sizes: Any) -> str:
     """Save a model that, after byte i of ``text``, says byte i + 1, and EOS after the last; each byte is a token.
 
     The bytes of ``text`` must differ. The character ``broken_by`` makes its logits NaN.
@@ -58,7 +61,8 @@ def save_parrot(folder: Path, text: str, *, broken_by: str = "") -> str:
     tokenizer = _byte_tokenizer()
     ids = [*tokenizer.encode(text, add_special_tokens=False), tokenizer.eos_token_id]
     torch.manual_seed(2)
-    model = LlamaForCausalLM(LlamaConfig(**_sizes(len(tokenizer)), initializer_range=1.0))
+    config = LlamaConfig(**{**_sizes(len(tokenizer)), **sizes}, initializer_range=1.0)
+    model = LlamaForCausalLM(config)  # type: ignore[no-untyped-call]
     with torch.no_grad():
         for layer in model.model.layers:
             layer.self_attn.o_proj.weight.zero_()
@@ -87,8 +91,8 @@ def _sizes(vocab_size: int) -> dict[str, Any]:
     }
 
 
-def _word_tokenizer() -> PreTrainedTokenizerFast:
-    words = [BOS, EOS, UNK, *(f"w{n}" for n in range(NUM_WORDS))]
+def _word_tokenizer(num_words: int = NUM_WORDS) -> PreTrainedTokenizerFast:
+    words = [BOS, EOS, UNK, *(f"w{n}" for n in range(num_words))]
     tokenizer = Tokenizer(models.WordLevel({word: n for n, word in enumerate(words)}, unk_token=UNK))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token=BOS, eos_token=EOS, unk_token=UNK)  # type: ignore[no-untyped-call]

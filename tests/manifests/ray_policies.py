@@ -8,8 +8,9 @@ from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 
-from ensemble.config import Spec, wanted_resources
+from ensemble.config import Spec
 from ensemble.errors import ConfigError
+from ensemble.manifests.sizing import wanted_resources
 from ensemble.serving.application import SHUTDOWN_MARGIN_S
 from ensemble.spec_file import load_spec
 from tests.manifests.rendered import (

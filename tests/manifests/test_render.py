@@ -9,8 +9,8 @@ import yaml
 from typer.testing import CliRunner
 
 from ensemble.cli.entry import app
-from ensemble.config import Spec, wanted_resources
-from ensemble.manifests.sizing import size_workers
+from ensemble.config import Spec
+from ensemble.manifests.sizing import size_workers, wanted_resources
 from ensemble.spec_file import load_spec
 from tests.manifests.rendered import (
     K8S,

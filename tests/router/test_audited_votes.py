@@ -134,12 +134,8 @@ async def test_feedback_on_an_audit_moves_the_weights_of_later_requests(learning
     assert weights["c"] > weights["a"] == weights["b"]
 
 
-async def test_weights_that_moved_leave_certificates_label_sets_and_confidence_behind(learning: Learning) -> None:
-    audit = Audit(
-        request_id="r0", ensemble="default", choices=("yes", "no"), choice_by_member={"a": "yes", "b": "yes", "c": "no"}
-    )
-    await learning.store.record_audit(audit)
-    await learning.store.give(Feedback(request_id="r0", ensemble="default", answer="no", is_choice=True))
+def build_sure_calibration() -> EnsembleCalibration:
+    """Give a calibration in which a's ballot alone may end the vote."""
     certificate = Certificate(
         backers=frozenset("a"), others=frozenset(), min_margin=0.0, num_items=300, num_disagreements=0, bound=0.01
     )
@@ -150,18 +146,40 @@ async def test_weights_that_moved_leave_certificates_label_sets_and_confidence_b
         conformal_threshold=0.5,
         certificates=(certificate,),
     )
-    calibration = EnsembleCalibration(
+    return EnsembleCalibration(
         digest="d",
         by_member=dict.fromkeys("abc", MemberCalibration()),
         by_strategy={"weighted_vote": fitted},
     )
-    system = await learning.router(yes_yes_no(), policy=NEVER, calibration=calibration)
+
+
+async def learn(learning: Learning, *, choice_by_member: dict[str, str], answer: str) -> None:
+    choices = ("yes", "no")
+    audit = Audit(request_id="r0", ensemble="default", choices=choices, choice_by_member=choice_by_member)
+    await learning.store.record_audit(audit)
+    outcome = await learning.store.give(Feedback(request_id="r0", ensemble="default", answer=answer, is_choice=True))
+    assert outcome.accepted
+
+
+async def test_weights_that_moved_leave_certificates_label_sets_and_confidence_behind(learning: Learning) -> None:
+    await learn(learning, choice_by_member={"a": "yes", "b": "yes", "c": "no"}, answer="no")
+    system = await learning.router(yes_yes_no(), policy=NEVER, calibration=build_sure_calibration())
 
     decision = await system.build().classify(ask_yes_or_no(), timeout_s=LONG_S)
 
     assert decision.decided_by is not DecidedBy.RISK_QUORUM
     assert decision.label_set == ()
-    assert (decision.confidence, decision.withheld) == (None, False)
+    assert (decision.confidence, decision.withheld) == (None, True)
+
+
+async def test_a_feedback_that_moves_no_weight_changes_nothing(learning: Learning) -> None:
+    await learn(learning, choice_by_member={"a": "yes", "b": "yes", "c": "yes"}, answer="yes")
+    system = await learning.router(yes_yes_no(), policy=NEVER, calibration=build_sure_calibration())
+
+    decision = await system.build().classify(ask_yes_or_no(), timeout_s=LONG_S)
+
+    assert decision.confidence is not None
+    assert decision.withheld == (decision.confidence < 0.99)
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from ensemble.router.config import LimitsConfig
 from ensemble.router.election import Ensemble
 from ensemble.router.ensemble_router import EnsembleRouter
 from ensemble.router.feedback import OnlineWeights
-from ensemble.router.ports import ReplicaPicker
+from ensemble.router.ports import ReplicaPicker, ReplicaReport
 from ensemble.rpc.channels import ChannelCache
 from ensemble.rpc.ensemble_servicer import EnsembleServicer, MemberEntry
 from ensemble.rpc.member_client import GrpcMemberClient
@@ -115,8 +115,12 @@ async def endpoint_running(
     addresses: Mapping[str, tuple[str, ...]] | None = None,
     limits: LimitsConfig = LIMITS,
     online: OnlineWeights | None = None,
+    reports: tuple[ReplicaReport, ...] = (),
 ) -> AsyncIterator[Endpoint]:
-    """Serve these members; ``addresses`` are tried before a member's own, ``ensembles`` default to one of them all."""
+    """Serve these members; ``addresses`` are tried before a member's own, ``ensembles`` default to one of them all.
+
+    ``reports`` are what every member's replicas tell.
+    """
     engines = engines or {"a": build_echo("a"), "b": build_echo("b", seed=1), "c": build_echo("c", seed=2)}
     observer = FakeObserver()
     async with AsyncExitStack() as stack:
@@ -124,7 +128,7 @@ async def endpoint_running(
         clients: dict[str, GrpcMemberClient] = {}
         for member, engine in engines.items():
             own = await stack.enter_async_context(member_running(engine, member=member))
-            picker = FakeReplicaPicker(addresses=(*(addresses or {}).get(member, ()), own))
+            picker = FakeReplicaPicker(addresses=(*(addresses or {}).get(member, ()), own), replica_reports=reports)
             clients[member] = GrpcMemberClient(build_caller(channels, picker), member=member, secret=SECRET)
         voting = await stack.enter_async_context(voting_running())
         router = EnsembleRouter(

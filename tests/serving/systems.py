@@ -15,7 +15,7 @@ from ensemble.app import deploy
 from ensemble.config import Spec
 from ensemble.engines.engine import EngineStats
 from ensemble.rpc.client import AsyncEnsembleClient
-from ensemble.serving.cluster import is_running
+from ensemble.serving.deployment_states import is_running
 from ensemble.spec_file import parse_spec
 
 HOST = "127.0.0.1"

@@ -5,18 +5,23 @@ from __future__ import annotations
 from typing import Any, cast
 
 import pytest
-from ray.serve import Application
+from ray.serve import Application, Deployment
 
 from ensemble.app import build_application
 from ensemble.config import Spec
 
 
-def actor_options(spec: Spec) -> dict[str, dict[str, Any]]:
-    """Give what Ray is told about every deployment's replicas, by the deployment's name."""
+def bound_deployments(spec: Spec) -> dict[str, Deployment]:
+    """Give every deployment as it is bound, by name."""
     router = build_application(spec, "secret")._bound_deployment
     called: dict[str, Application] = cast("tuple[Any, ...]", router.init_args)[1]
     deployments = [router, *(part._bound_deployment for part in called.values())]
-    return {deployment.name: dict(deployment.ray_actor_options or {}) for deployment in deployments}
+    return {deployment.name: deployment for deployment in deployments}
+
+
+def actor_options(spec: Spec) -> dict[str, dict[str, Any]]:
+    """Give what Ray is told about every deployment's replicas, by the deployment's name."""
+    return {name: dict(deployment.ray_actor_options or {}) for name, deployment in bound_deployments(spec).items()}
 
 
 @pytest.fixture
@@ -59,3 +64,30 @@ def test_memory_is_reserved_in_bytes(spec: Spec) -> None:
     options = actor_options(spec)
 
     assert options["member-cpu"]["memory"] == 2**29
+
+
+PARALLEL = {
+    "name": "wide",
+    "family": "x",
+    "checkpoint": "org/name",
+    "engine": {"type": "vllm", "tensor_parallel_size": 2, "pipeline_parallel_size": 2},
+    "resources": {"cpus": 3, "gpus": 4, "memory_gib": 2},
+}
+
+
+def test_a_parallel_member_reserves_a_bundle_a_gpu() -> None:
+    spec = Spec.model_validate(
+        {"version": 1, "members": [PARALLEL], "ensembles": [{"name": "default", "members": ["wide"]}]}
+    )
+
+    config = bound_deployments(spec)["member-wide"]._replica_config
+
+    first = {"GPU": 1.0, "CPU": 3.0, "memory": 2 * 2**30}
+    assert config.placement_group_bundles == [first, {"GPU": 1.0}, {"GPU": 1.0}, {"GPU": 1.0}]
+    assert config.placement_group_strategy == "PACK"
+    # Its engine's own processes take the GPUs.
+    assert not (config.ray_actor_options or {}).get("num_gpus")
+
+
+def test_other_members_reserve_no_bundles(spec: Spec) -> None:
+    assert {one._replica_config.placement_group_bundles for one in bound_deployments(spec).values()} == {None}

@@ -11,11 +11,11 @@ import ray
 from ray.exceptions import GetTimeoutError
 
 from ensemble.app import check_port
-from ensemble.config import ResourcesConfig
 from ensemble.errors import ConfigError
+from ensemble.planning.machine import Gpu, Node
 from ensemble.rpc.server import GrpcServer
 from ensemble.serving import cluster
-from ensemble.serving.cluster import application_secret, check_resources, ray_cluster
+from ensemble.serving.cluster import application_secret, cluster_nodes, ray_cluster
 from ensemble.serving.replica import ServerReplica
 from ensemble.serving.replica_picker import ADDRESS_KEY
 
@@ -35,39 +35,15 @@ def has_ipv6() -> bool:
 needs_ipv6 = pytest.mark.skipif(not has_ipv6(), reason="this machine has no IPv6")
 
 
-@pytest.fixture
-def two_nodes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make Ray tell of two nodes with 4 cores and 8 GiB each, and of a dead one with much more."""
-    node = {"Alive": True, "Resources": {"CPU": 4.0, "memory": 8.0 * GIB}}
-    dead = {"Alive": False, "Resources": {"CPU": 400.0, "memory": 800.0 * GIB}}
-    monkeypatch.setattr(ray, "nodes", lambda: [node, node, dead])
+def test_nodes_are_described_as_ray_counts_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    node = {"Alive": True, "NodeID": "1", "NodeName": "a", "Resources": {"CPU": 4.0, "memory": 8.0 * GIB, "GPU": 2.0}}
+    dead = {"Alive": False, "NodeID": "2", "NodeName": "b", "Resources": {"CPU": 400.0, "memory": 800.0 * GIB}}
+    monkeypatch.setattr(ray, "nodes", lambda: [node, dead])
 
+    (described,) = cluster_nodes(with_facts=False)
 
-def check(**wanted: tuple[ResourcesConfig, int]) -> str:
-    """Give the place that is refused."""
-    with pytest.raises(ConfigError) as caught:
-        check_resources(wanted)
-    return caught.value.where
-
-
-@pytest.mark.usefixtures("two_nodes")
-def test_what_fits_the_nodes_is_taken() -> None:
-    check_resources({"member": (ResourcesConfig(cpus=4, memory_gib=8), 2)})
-
-
-@pytest.mark.usefixtures("two_nodes")
-def test_more_memory_than_the_largest_node_has_is_refused() -> None:
-    assert check(member=(ResourcesConfig(cpus=0, memory_gib=9), 1)) == "member.memory_gib"
-
-
-@pytest.mark.usefixtures("two_nodes")
-def test_more_memory_than_all_nodes_have_together_is_refused() -> None:
-    assert check(member=(ResourcesConfig(cpus=0, memory_gib=6), 3)) == "resources.memory_gib"
-
-
-@pytest.mark.usefixtures("two_nodes")
-def test_the_cores_of_all_deployments_are_summed() -> None:
-    assert check(member=(ResourcesConfig(cpus=4), 2), router=(ResourcesConfig(cpus=0.5), 1)) == "resources.cpus"
+    gpus = (Gpu(index=0), Gpu(index=1))
+    assert described == Node(name="a", cpus=4.0, memory_bytes=8 * GIB, reservable_bytes=8 * GIB, gpus=gpus)
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:1", "127.0.0.1:99999", "[::1]:1"])

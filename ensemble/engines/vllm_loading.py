@@ -1,0 +1,152 @@
+"""From a checkpoint to a running vLLM, checked before it serves."""
+
+from __future__ import annotations
+
+import math
+from contextlib import aclosing
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tokenizers import Tokenizer
+from transformers import AutoConfig, GenerationConfig
+from vllm.lora.request import LoRARequest
+from vllm.usage.usage_lib import UsageContext
+from vllm.v1.engine.async_llm import AsyncLLM
+
+from ensemble.checkpoints.folder import check_folder, read_config
+from ensemble.checkpoints.resolve import resolve_checkpoint
+from ensemble.checkpoints.tokenizer import load_tokenizer
+from ensemble.engines.loaded_vllm import LoadedVllm
+from ensemble.engines.scoring_rule import ScoringRule
+from ensemble.engines.token_encoder import TokenEncoder
+from ensemble.engines.vllm_arguments import build_engine_args
+from ensemble.engines.vllm_processes import MAX_CAUSE, ProcessLog, vllm_environment
+from ensemble.engines.vllm_steps import StepRecorder
+from ensemble.errors import CheckpointError, ConfigError, MemberError
+from ensemble.generation import GenerationParameters
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+    from vllm.engine.arg_utils import AsyncEngineArgs
+
+    from ensemble.checkpoints.progress import OnPhase
+    from ensemble.engines.config import VllmEngineConfig
+    from ensemble.engines.prompt_format import PromptFormat
+
+
+def load_vllm(
+    config: VllmEngineConfig,
+    *,
+    checkpoint: str,
+    member: str,
+    prompt_format: PromptFormat,
+    cache_dir: Path,
+    on_phase: OnPhase,
+) -> LoadedVllm:
+    """Find the checkpoint and start vLLM's processes for it; blocks until they are ready.
+
+    Raises:
+        CheckpointError: it is missing, cut short or unsupported.
+        ConfigError: vLLM or the machine lacks what the config asks for.
+    """
+    folder = resolve_checkpoint(checkpoint, cache_dir=cache_dir, on_phase=on_phase)
+    # A shape without weights is a checkpoint, too, when they are made up.
+    described = read_config(folder) if config.load_format == "dummy" else check_folder(folder)
+    _check_generates(folder, described)
+    tokenizer = load_tokenizer(folder)
+    text_config = AutoConfig.from_pretrained(folder, local_files_only=True).get_text_config()
+    encoder = TokenEncoder(
+        tokenizer, prompt_format, add_bos=config.add_bos, vocab_size=text_config.vocab_size, member=member
+    )
+    prior_prompt = encoder.encode_pmi_prompt() if prompt_format.scoring == "pmi" else ()
+    model_context = getattr(text_config, "max_position_embeddings", None)
+    max_context = min(config.max_context, model_context or config.max_context)
+    log, recorder = ProcessLog(), StepRecorder()
+    try:
+        args = build_engine_args(config, folder=folder, max_context=max_context)
+        on_phase("load", 0.0)
+        with vllm_environment(log, threads=config.threads):
+            llm = _start(args, checkpoint=checkpoint, log=log, recorder=recorder)
+    except BaseException:
+        log.remove()
+        raise
+    on_phase("load", 1.0)
+    return LoadedVllm(
+        member=member,
+        llm=llm,
+        log=log,
+        recorder=recorder,
+        encoder=encoder,
+        decoder=Tokenizer.from_str(encoder.backend.to_str()),
+        rule=ScoringRule(prompt_format.scoring, prior_prompt=prior_prompt, member=member),
+        eos_tokens=_find_eos_tokens(folder, tokenizer),
+        max_context=max_context,
+        lora=LoRARequest("adapter", 1, str(Path(config.lora).expanduser())) if config.lora else None,
+    )
+
+
+async def check_generates_numbers(loaded: LoadedVllm, *, checkpoint: str) -> None:
+    """Generate two tokens: one of a prompt, and one after it.
+
+    Raises:
+        CheckpointError: vLLM cannot run the model, or its logits are not numbers.
+    """
+    max_tokens = min(2, loaded.max_context - 1)
+    outputs = loaded.complete([0], GenerationParameters(), max_tokens=max_tokens)
+    try:
+        async with aclosing(outputs):
+            logprobs = [output.outputs[0].cumulative_logprob async for output in outputs]
+    except MemberError as error:
+        raise CheckpointError(checkpoint, f"vLLM cannot run it ({error.problem})", "take another one") from error
+    if not logprobs or any(logprob is None or not math.isfinite(logprob) for logprob in logprobs):
+        raise CheckpointError(checkpoint, "it gives logits that are not numbers", "take an undamaged one")
+
+
+def _check_generates(folder: Path, described: dict[str, Any]) -> None:
+    names = described.get("architectures")
+    if isinstance(names, list) and any(str(name).endswith("ForSequenceClassification") for name in names):
+        raise CheckpointError(str(folder), "it is a text classifier", "set engine.type to classifier")
+    if described.get("is_encoder_decoder"):
+        raise CheckpointError(str(folder), "it is an encoder-decoder", "take a decoder-only model")
+
+
+def _start(args: AsyncEngineArgs, *, checkpoint: str, log: ProcessLog, recorder: StepRecorder) -> AsyncLLM:
+    try:
+        config = args.create_engine_config(UsageContext.ENGINE_CONTEXT)
+    except Exception as error:  # vLLM raises whatever its parts do
+        # pydantic says which part of the arguments was being checked.
+        if getattr(error, "title", "") == "ModelConfig":
+            raise CheckpointError(
+                checkpoint, f"vLLM does not take it ({_describe(error)})", "take another one, or see engine.options"
+            ) from error
+        raise ConfigError(
+            "engine", f"vLLM does not take these options ({_describe(error)})", "see vLLM's engine arguments"
+        ) from error
+    try:
+        return AsyncLLM.from_vllm_config(config, stat_loggers=[lambda *_: recorder], disable_log_stats=True)
+    except Exception as error:  # as above
+        cause = log.find_cause() or _describe(error)
+        if "memory" in cause.lower():
+            raise ConfigError(
+                "engine",
+                f"{checkpoint} does not fit ({cause})",
+                "change engine.kv_cache_gib or max_context, or see `ensemble plan`",
+            ) from error
+        raise CheckpointError(
+            checkpoint, f"vLLM does not start with it ({cause})", "take another one, or see engine.options"
+        ) from error
+
+
+def _describe(error: Exception) -> str:
+    """Say in a line what happened."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:MAX_CAUSE]
+
+
+def _find_eos_tokens(folder: Path, tokenizer: PreTrainedTokenizerFast) -> frozenset[int]:
+    try:
+        generation = GenerationConfig.from_pretrained(folder, local_files_only=True)
+    except OSError:
+        generation = GenerationConfig.from_model_config(AutoConfig.from_pretrained(folder, local_files_only=True))
+    configured = generation.eos_token_id
+    eos_tokens = set(configured) if isinstance(configured, list) else {configured}
+    return frozenset(eos_tokens | {tokenizer.eos_token_id}) - {None}

@@ -1,0 +1,1 @@
+"""What goes where, worked out before anything starts; it knows machines by their sizes alone."""

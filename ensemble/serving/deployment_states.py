@@ -1,0 +1,68 @@
+"""How far an application's deployments are, in Serve's words and in those of its replicas that start."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ray import serve
+from ray.serve._private.common import ReplicaState
+from ray.serve.schema import ApplicationStatus, ApplicationStatusOverview
+
+from ensemble.router.replica_start import ReplicaStart
+from ensemble.serving.start_board import read_starts
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeploymentState:
+    """How far a deployment is: replicas that run, of those wanted, Serve's own words, and where the others are."""
+
+    name: str
+    status: str
+    num_running: int
+    num_wanted: int
+    message: str
+    starts: tuple[ReplicaStart, ...] = ()
+
+
+def deployment_states(name: str) -> tuple[DeploymentState, ...]:
+    """Say how far each deployment of an application is; nothing when there is no such application."""
+    overview = _overview(name)
+    if overview is None:
+        return ()
+    is_whole = all(state.status.value == "HEALTHY" for state in overview.deployments.values())
+    starts = {} if is_whole else read_starts(name)
+    return tuple(
+        DeploymentState(
+            name=deployment,
+            status=state.status.value,
+            num_running=state.replica_states.get(ReplicaState.RUNNING, 0),
+            num_wanted=sum(state.replica_states.values()),
+            message=state.message,
+            starts=starts.get(deployment, ()),
+        )
+        for deployment, state in overview.deployments.items()
+    )
+
+
+def is_running(name: str) -> bool:
+    """Say whether an application of that name is on the cluster."""
+    overview = _overview(name)
+    return overview is not None and overview.status is not ApplicationStatus.NOT_STARTED
+
+
+def _overview(name: str) -> ApplicationStatusOverview | None:
+    return serve.status().applications.get(name)
+
+
+def tell_unhealthy(name: str) -> str:
+    """Tell why deployments are not healthy: where their replicas' starts are or ended, or else what Serve says."""
+    states = [state for state in deployment_states(name) if state.status != "HEALTHY"]
+    causes = {state.name: _cause(state) for state in states}
+    return "; ".join(f"{name}: {cause}" for name, cause in causes.items() if cause) or "see Ray Serve's log"
+
+
+def _cause(state: DeploymentState) -> str:
+    if state.starts:
+        return str(state.starts[-1])
+    # The last line of Serve's message is the cause.
+    return state.message.strip().splitlines()[-1] if state.message.strip() else ""

@@ -1,0 +1,5 @@
+"""Where the named actors of all applications live on a Ray cluster."""
+
+from __future__ import annotations
+
+NAMESPACE = "ensemble"

@@ -1,0 +1,118 @@
+"""One actor of the cluster hears from replicas that start: Serve's own replicas cannot be asked before they are up."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+from ray.exceptions import RayError
+
+from ensemble import __version__
+from ensemble.errors import EnsembleError
+from ensemble.router.replica_start import ReplicaStart
+from ensemble.serving.namespace import NAMESPACE
+from ensemble.serving.start_notes import ReplicaName, StartNotes
+
+BOARD = f"starts-{__version__}"
+LOOK_PERIOD_S = 0.5
+"""How often a replica looks whether there is something new to tell."""
+HEARTBEAT_S = 5.0
+"""How often it tells when there is nothing new."""
+LAST_WORD_TIMEOUT_S = 2.0
+READ_TIMEOUT_S = 2.0
+MAX_PROBLEM_CHARS = 2_000
+
+
+@ray.remote(num_cpus=0, max_restarts=-1)
+class StartBoard:
+    """Keeps the notes; when it dies, replicas' next words make it whole again."""
+
+    def __init__(self) -> None:
+        self._notes = StartNotes()
+
+    def hear(self, replica: ReplicaName, phase: str, share: float, problem: str) -> None:
+        """Take in where a replica is."""
+        self._notes.hear(replica, phase, share, problem)
+
+    def forget(self, replica: ReplicaName) -> None:
+        """Forget a replica that is up."""
+        self._notes.forget(replica)
+
+    def tell(self, application: str) -> dict[str, tuple[ReplicaStart, ...]]:
+        """Say where an application's replicas are, by deployment."""
+        return self._notes.tell(application)
+
+
+def start_board() -> Any:
+    """Give the cluster's board; whoever needs it first starts it."""
+    return StartBoard.options(  # type: ignore[attr-defined]
+        name=BOARD, namespace=NAMESPACE, lifetime="detached", get_if_exists=True
+    ).remote()
+
+
+def read_starts(application: str) -> dict[str, tuple[ReplicaStart, ...]]:
+    """Say where an application's replicas are, by deployment; nothing when the board does not answer."""
+    try:
+        starts: dict[str, tuple[ReplicaStart, ...]] = ray.get(
+            start_board().tell.remote(application), timeout=READ_TIMEOUT_S
+        )
+    except (RayError, TimeoutError):
+        return {}
+    return starts
+
+
+@dataclass(slots=True, kw_only=True)
+class StartTeller:
+    """Tells the board where a replica's start is: what is new every half second, and every few seconds in any case."""
+
+    board: Any
+    replica: ReplicaName
+    _at: tuple[str, float] = ("process is up", 0.0)
+
+    def on_phase(self, name: str, share: float) -> None:
+        """Note where the start is; from any thread."""
+        self._at = (name, share)
+
+    async def run(self) -> None:
+        """Tell until cancelled. Nothing waits for the board: it may be slow, or away."""
+        event_loop = asyncio.get_running_loop()
+        told, told_s = ("", 0.0), 0.0
+        while True:
+            if self._at != told or event_loop.time() - told_s >= HEARTBEAT_S:
+                told, told_s = self._at, event_loop.time()
+                self.board.hear.remote(self.replica, *told, "")
+            await asyncio.sleep(LOOK_PERIOD_S)
+
+    async def say_last(self, problem: str) -> None:
+        """Tell how the start ended, and wait a moment for it to arrive: this process may end right after."""
+        last = self.board.hear.remote(self.replica, *self._at, problem) if problem else None
+        with suppress(RayError, TimeoutError):
+            async with asyncio.timeout(LAST_WORD_TIMEOUT_S):
+                await (last or self.board.forget.remote(self.replica))
+
+
+@asynccontextmanager
+async def start_told(board: Any, replica: ReplicaName) -> AsyncIterator[StartTeller]:
+    """Tell the board how the block, a replica's start, goes."""
+    teller = StartTeller(board=board, replica=replica)
+    telling = asyncio.create_task(teller.run(), name="start-teller")
+    problem = "it was stopped before it was up"
+    try:
+        yield teller
+        problem = ""
+    except Exception as error:
+        problem = describe_failure(error)
+        raise
+    finally:
+        telling.cancel()
+        await teller.say_last(problem)
+
+
+def describe_failure(error: Exception) -> str:
+    """Tell a failure in one line: our errors speak for themselves, others bring their class."""
+    text = str(error) if isinstance(error, EnsembleError) else f"{type(error).__name__}: {error}"
+    return " ".join(text.split())[:MAX_PROBLEM_CHARS]

@@ -1,0 +1,82 @@
+"""What replicas say of their start: kept for a bounded number of them, and by the keeper's own clock."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from ensemble.router.replica_start import SILENT_S, ReplicaStart
+
+MAX_NOTES = 1_000
+"""Replicas that are remembered; of more, those that were heard of longest ago are forgotten."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReplicaName:
+    """A replica on a cluster."""
+
+    application: str
+    deployment: str
+    replica_id: str
+
+
+@dataclass(slots=True, kw_only=True)
+class _Note:
+    phase: str
+    share: float
+    problem: str
+    begun_s: float
+    heard_s: float
+
+
+@dataclass(slots=True, kw_only=True)
+class StartNotes:
+    """The last word of every replica that is not up yet, or that failed to come up."""
+
+    clock: Callable[[], float] = time.monotonic
+    _note_by_replica: dict[ReplicaName, _Note] = field(default_factory=dict)
+
+    def hear(self, replica: ReplicaName, phase: str, share: float, problem: str) -> None:
+        """Take in where a replica is; a ``problem`` says that its start ended there."""
+        now_s = self.clock()
+        before = self._note_by_replica.pop(replica, None)
+        if before is None:
+            self._forget_predecessors(replica, now_s)
+        begun_s = before.begun_s if before is not None and before.phase == phase else now_s
+        # Put in again, so that the order is that of the last word.
+        self._note_by_replica[replica] = _Note(
+            phase=phase, share=share, problem=problem, begun_s=begun_s, heard_s=now_s
+        )
+        while len(self._note_by_replica) > MAX_NOTES:
+            del self._note_by_replica[next(iter(self._note_by_replica))]
+
+    def forget(self, replica: ReplicaName) -> None:
+        """Forget a replica that is up."""
+        self._note_by_replica.pop(replica, None)
+
+    def tell(self, application: str) -> dict[str, tuple[ReplicaStart, ...]]:
+        """Say where an application's replicas are, by deployment, in the order of their last words."""
+        now_s = self.clock()
+        starts: dict[str, tuple[ReplicaStart, ...]] = {}
+        for replica, note in self._note_by_replica.items():
+            if replica.application != application:
+                continue
+            until_s = note.heard_s if note.problem else now_s
+            start = ReplicaStart(
+                replica_id=replica.replica_id,
+                phase=note.phase,
+                share=note.share,
+                phase_s=until_s - note.begun_s,
+                silent_s=0.0 if note.problem else now_s - note.heard_s,
+                problem=note.problem,
+            )
+            starts[replica.deployment] = (*starts.get(replica.deployment, ()), start)
+        return starts
+
+    def _forget_predecessors(self, replica: ReplicaName, now_s: float) -> None:
+        """Forget the deployment's replicas that failed or fell silent: the new one is there in their place."""
+        for other, note in list(self._note_by_replica.items()):
+            is_same = (other.application, other.deployment) == (replica.application, replica.deployment)
+            if is_same and (note.problem or now_s - note.heard_s > SILENT_S):
+                del self._note_by_replica[other]

@@ -1,0 +1,111 @@
+"""What is remembered of replicas that start."""
+
+from __future__ import annotations
+
+from ensemble.router.replica_start import SILENT_S
+from ensemble.serving.start_notes import MAX_NOTES, ReplicaName, StartNotes
+
+
+class FakeClock:
+    """A clock that a test sets."""
+
+    def __init__(self) -> None:
+        self.now_s = 0.0
+
+    def __call__(self) -> float:
+        """Read it."""
+        return self.now_s
+
+
+def name(replica_id: str, *, deployment: str = "member-a", application: str = "shop") -> ReplicaName:
+    return ReplicaName(application=application, deployment=deployment, replica_id=replica_id)
+
+
+def told(notes: StartNotes, deployment: str = "member-a") -> list[str]:
+    return [str(start) for start in notes.tell("shop").get(deployment, ())]
+
+
+def test_a_phase_is_timed_from_its_first_word_and_its_share_is_the_last() -> None:
+    clock = FakeClock()
+    notes = StartNotes(clock=clock)
+    notes.hear(name("1"), "download 500 MB", 0.0, "")
+    clock.now_s = 8.0
+    notes.hear(name("1"), "download 500 MB", 0.25, "")
+    clock.now_s = 10.0
+
+    assert told(notes) == ["download 500 MB 25% for 10 s"]
+
+
+def test_another_phase_is_timed_anew() -> None:
+    clock = FakeClock()
+    notes = StartNotes(clock=clock)
+    notes.hear(name("1"), "load", 0.0, "")
+    clock.now_s = 5.0
+    notes.hear(name("1"), "warm up", 0.0, "")
+    clock.now_s = 7.0
+
+    assert told(notes) == ["warm up for 2 s"]
+
+
+def test_a_replica_that_fell_silent_is_told_so_until_another_takes_its_place() -> None:
+    clock = FakeClock()
+    notes = StartNotes(clock=clock)
+    notes.hear(name("killed"), "load", 0.0, "")
+    clock.now_s = SILENT_S + 5.0
+    assert told(notes) == ["load for 20 s, silent for 20 s"]
+
+    notes.hear(name("its successor"), "process is up", 0.0, "")
+
+    assert told(notes) == ["process is up for 0 s"]
+
+
+def test_a_start_that_failed_keeps_its_phase_and_its_time() -> None:
+    clock = FakeClock()
+    notes = StartNotes(clock=clock)
+    notes.hear(name("1"), "load", 0.0, "")
+    clock.now_s = 3.0
+    notes.hear(name("1"), "load", 0.0, "x: it is cut short; fetch it again")
+    clock.now_s = 300.0
+
+    (start,) = notes.tell("shop")["member-a"]
+
+    assert (start.phase_s, start.silent_s) == (3.0, 0.0)
+    assert str(start) == "x: it is cut short; fetch it again (in the phase 'load')"
+
+
+def test_replicas_that_start_side_by_side_are_both_told() -> None:
+    notes = StartNotes(clock=FakeClock())
+
+    notes.hear(name("1"), "load", 0.5, "")
+    notes.hear(name("2"), "process is up", 0.0, "")
+
+    assert told(notes) == ["load 50% for 0 s", "process is up for 0 s"]
+
+
+def test_a_replica_that_is_up_is_forgotten() -> None:
+    notes = StartNotes(clock=FakeClock())
+    notes.hear(name("1"), "load", 0.0, "")
+
+    notes.forget(name("1"))
+
+    assert notes.tell("shop") == {}
+
+
+def test_another_application_and_deployment_are_kept_apart() -> None:
+    notes = StartNotes(clock=FakeClock())
+    notes.hear(name("1"), "load", 0.0, "it failed")
+    notes.hear(name("2", deployment="member-b"), "load", 0.0, "")
+    notes.hear(name("3", application="zoo"), "load", 0.0, "")
+
+    assert set(notes.tell("shop")) == {"member-a", "member-b"}
+    assert set(notes.tell("zoo")) == {"member-a"}
+
+
+def test_no_more_than_a_bounded_number_is_remembered() -> None:
+    notes = StartNotes(clock=FakeClock())
+
+    for number in range(MAX_NOTES + 5):
+        notes.hear(name(str(number)), "load", 0.0, "")
+
+    kept = [start.replica_id for start in notes.tell("shop")["member-a"]]
+    assert kept == [str(number) for number in range(5, MAX_NOTES + 5)]
