@@ -61,6 +61,9 @@ def load_vllm(
     prior_prompt = encoder.encode_pmi_prompt() if prompt_format.scoring == "pmi" else ()
     model_context = getattr(text_config, "max_position_embeddings", None)
     max_context = min(config.max_context, model_context or config.max_context)
+    eos_tokens = _find_eos_tokens(folder, tokenizer)
+    decoder = Tokenizer.from_str(encoder.backend.to_str())
+    # Nothing that can fail comes after the start: nobody would end the processes.
     log, recorder = ProcessLog(), StepRecorder()
     try:
         args = build_engine_args(config, folder=folder, max_context=max_context)
@@ -77,9 +80,9 @@ def load_vllm(
         log=log,
         recorder=recorder,
         encoder=encoder,
-        decoder=Tokenizer.from_str(encoder.backend.to_str()),
+        decoder=decoder,
         rule=ScoringRule(prompt_format.scoring, prior_prompt=prior_prompt, member=member),
-        eos_tokens=_find_eos_tokens(folder, tokenizer),
+        eos_tokens=eos_tokens,
         max_context=max_context,
         lora=LoRARequest("adapter", 1, str(Path(config.lora).expanduser())) if config.lora else None,
     )

@@ -54,7 +54,8 @@ def _bind(plan: DeploymentPlan, handles: Mapping[str, Application], serving: Ser
         health_check_period_s=serving.health_check_period_s,
         health_check_timeout_s=serving.health_check_timeout_s,
         max_constructor_retry_count=CONSTRUCTOR_TRIES,
-        max_surge_percent=100,
+        # A new replica on a full GPU would wait for ever for the old one's share.
+        max_surge_percent=0 if plan.resources.gpus else 100,
     )
     # Serve takes a random version where none is set, and then replaces what has not changed; its option is closed.
     deployment._version = plan.version  # noqa: SLF001
