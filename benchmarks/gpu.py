@@ -115,9 +115,8 @@ def measure_throughput(scale: Scale, out: Path, sizes: dict[str, int], engine: d
             first = number % len(WAYS)
             turn = {way: await measure(way, bare, address, f"{way}-{number}") for way in (*WAYS[first:], *WAYS[:first])}
             print(f"round {number}: {', '.join(f'{name} {rate:.0f} tok/s' for name, rate in turn.items())}", flush=True)
-            if number:  # the first warms up
-                for name, rate in turn.items():
-                    rates[name].append(rate)
+            for name, rate in turn.items() if number else ():  # the first warms up
+                rates[name].append(rate)
         return rates
 
     async def run() -> dict[str, Any]:
@@ -133,8 +132,8 @@ def measure_throughput(scale: Scale, out: Path, sizes: dict[str, int], engine: d
         # Within a round both met the same machine: ratios first, then their median.
         ratios = [p / max(f, d) for p, f, d in zip(rates["path"], rates["final"], rates["delta"], strict=True)]
         medians = {f"{name}_tokens_per_s": statistics.median(values) for name, values in rates.items()}
-        figures = {**medians, "path_over_bare": statistics.median(ratios), "rounds": rates, "start_s": start_s}
-        return figures | {"counters": counters}
+        facts = {"rounds": rates, "start_s": start_s, "counters": counters}
+        return {**medians, "path_over_bare": statistics.median(ratios), **facts}
 
     return asyncio.run(run())
 

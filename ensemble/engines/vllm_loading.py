@@ -55,19 +55,17 @@ def load_vllm(
     _check_generates(folder, described)
     tokenizer = load_tokenizer(folder)
     text_config = AutoConfig.from_pretrained(folder, local_files_only=True).get_text_config()
-    encoder = TokenEncoder(
-        tokenizer, prompt_format, add_bos=config.add_bos, vocab_size=text_config.vocab_size, member=member
-    )
+    num_words = text_config.vocab_size
+    encoder = TokenEncoder(tokenizer, prompt_format, add_bos=config.add_bos, vocab_size=num_words, member=member)
     prior_prompt = encoder.encode_pmi_prompt() if prompt_format.scoring == "pmi" else ()
-    model_context = getattr(text_config, "max_position_embeddings", None)
-    max_context = min(config.max_context, model_context or config.max_context)
+    max_context = min(config.max_context, getattr(text_config, "max_position_embeddings", None) or config.max_context)
     eos_tokens = _find_eos_tokens(folder, tokenizer)
     decoder = Tokenizer.from_str(encoder.backend.to_str())
+    args = build_engine_args(config, folder=folder, max_context=max_context)
+    on_phase("load", 0.0)
     # Nothing that can fail comes after the start: nobody would end the processes.
     log, recorder = ProcessLog(), StepRecorder()
     try:
-        args = build_engine_args(config, folder=folder, max_context=max_context)
-        on_phase("load", 0.0)
         with vllm_environment(log, threads=config.threads):
             llm = _start(args, checkpoint=checkpoint, log=log, recorder=recorder)
     except BaseException:
