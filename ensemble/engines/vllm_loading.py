@@ -51,8 +51,7 @@ def load_vllm(
     """
     folder = resolve_checkpoint(checkpoint, cache_dir=cache_dir, on_phase=on_phase)
     # A shape without weights is a checkpoint, too, when they are made up.
-    described = read_config(folder) if config.load_format == "dummy" else check_folder(folder)
-    _check_generates(folder, described)
+    _check_generates(folder, read_config(folder) if config.load_format == "dummy" else check_folder(folder))
     tokenizer = load_tokenizer(folder)
     text_config = AutoConfig.from_pretrained(folder, local_files_only=True).get_text_config()
     num_words = text_config.vocab_size
