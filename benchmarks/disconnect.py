@@ -3,8 +3,9 @@
     python benchmarks/disconnect.py [--engine echo --engine embedded] [--rounds 20]
 
 Real processes on one Ray cluster: a client, the router, the member. The clock starts before SIGKILL is sent and stops
-when the member's own counters say that nothing runs; they are asked for over gRPC, one question after another. The last
-line is `RESULT disconnect p50_ms=... max_ms=...`, of all engines together.
+when the member's own counters say that nothing runs; they are asked for over gRPC, one question after another. On vLLM
+a request runs until vLLM's scheduler says that it does not. The last line is `RESULT disconnect p50_ms=... max_ms=...`,
+of all engines together.
 """
 
 from __future__ import annotations

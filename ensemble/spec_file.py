@@ -14,7 +14,7 @@ from pydantic import BaseModel, ValidationError
 from ensemble.calibration.calibration_file import Calibration, check_fits, load_calibration
 from ensemble.checkpoints.reference import PACKAGE_PREFIX
 from ensemble.config import MemberConfig, Spec, cache_dir, fingerprint
-from ensemble.engines.config import FusedEngineConfig
+from ensemble.engines.config import FusedEngineConfig, VllmEngineConfig
 from ensemble.errors import ConfigError
 from ensemble.router.config import CALIBRATED_STRATEGIES, EnsembleConfig
 
@@ -39,7 +39,8 @@ def load_spec(path: Path) -> Spec:
     """Read and check a spec.
 
     A checkpoint is taken from the file's folder when it begins with ``./`` or ``../``, ends in ``.gguf``, or exists
-    there; ``~`` is the home folder, ``cache:`` the cache, and everything else stays as it is.
+    there; ``~`` is the home folder, ``cache:`` the cache, and everything else stays as it is. An adapter is a folder of
+    this machine, so it is taken from the file's folder, the home folder or the cache.
 
     Raises:
         ConfigError: the file cannot be read, is no YAML, or is no spec.
@@ -124,6 +125,9 @@ def _with_checkpoints(member: MemberConfig, folder: Path, where: str) -> MemberC
             for n, other in enumerate(member.engine.others)
         )
         changed["engine"] = member.engine.model_copy(update={"others": others})
+    if isinstance(member.engine, VllmEngineConfig) and member.engine.lora:
+        lora = _folder(member.engine.lora, folder, where=f"{where}.engine.lora")
+        changed["engine"] = member.engine.model_copy(update={"lora": lora})
     return member.model_copy(update=changed)
 
 
@@ -139,6 +143,12 @@ def _checkpoint(reference: str, folder: Path, *, where: str) -> str:
     # An unknown user's home, a name too long for a file, a null character.
     except (RuntimeError, OSError, ValueError) as error:
         raise ConfigError(where, f"{reference!r} cannot be a path ({error})", "mend it") from error
+
+
+def _folder(text: str, folder: Path, *, where: str) -> str:
+    """Take what is always a folder, and so never a name of something elsewhere, from the cache or the spec's folder."""
+    take = _checkpoint if text.startswith(CACHE_PREFIX) else _path
+    return take(text, folder, where=where)
 
 
 def _with_paths(ensemble: EnsembleConfig, folder: Path, index: int) -> EnsembleConfig:

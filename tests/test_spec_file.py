@@ -93,6 +93,28 @@ def test_a_cached_checkpoint_lies_where_the_environment_says(tmp_path: Path, mon
     assert spec.members[0].checkpoint == str(tmp_path / "cache" / "compressed" / "a")
 
 
+def test_an_adapter_is_a_folder_wherever_the_spec_says_and_never_where_a_worker_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ENSEMBLE_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    folders = ("adapters/x", "./x", "cache:adapters/x", "~/x", "/x")
+
+    specs = [
+        load(
+            tmp_path,
+            GOOD.replace("engine: {type: echo}", f"checkpoint: a/b, engine: {{type: vllm, lora: {json.dumps(it)}}}", 1),
+        )
+        for it in folders
+    ]
+
+    loras = [getattr(spec.members[0].engine, "lora", "") for spec in specs]
+    assert loras == [
+        *(str(tmp_path / lies) for lies in ("adapters/x", "x", "cache/adapters/x", "home/x")),
+        "/x",
+    ]
+
+
 @pytest.mark.parametrize("reference", ["org/name", "org/name@main", "package:module/file.gguf", "package:module"])
 def test_other_references_stay_as_they_are(reference: str, tmp_path: Path) -> None:
     assert load(tmp_path, with_checkpoint(reference)).members[0].checkpoint == reference

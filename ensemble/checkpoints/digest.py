@@ -2,20 +2,22 @@
 
 Of a GGUF file it is the file's own SHA-256. Of a folder it is the SHA-256 of what ``sha256sum`` prints about the files
 that decide what the model says: weights, configs and tokenizer, those of ``DIGESTED`` that are there, sorted by name.
-Anyone can compute it: ``sha256sum FILE... | sha256sum``.
+Anyone can compute it: ``sha256sum FILE... | sha256sum``. Of several checkpoints, or of one and the adapter that is put
+on it, it is the SHA-256 of their digests, a line each, in the order given.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 from ensemble.checkpoints.folder import find_weight_files
 from ensemble.checkpoints.package_files import find_package_file
 from ensemble.checkpoints.progress import OnPhase, ignore_phase
 from ensemble.checkpoints.reference import GgufReference, PackageReference, parse_reference
-from ensemble.checkpoints.resolve import DEFAULT_CACHE_DIR, resolve_checkpoint
+from ensemble.checkpoints.resolve import DEFAULT_CACHE_DIR, forget_conversion, resolve_checkpoint
 from ensemble.errors import CheckpointError
 
 PREFIX = "sha256:"
@@ -25,46 +27,109 @@ DIGESTED = (
     *("vocab.json", "vocab.txt", "merges.txt", "chat_template.jinja", "chat_template.json"),
 )
 """The files that count beside the weights."""
+_ADAPTED = ("adapter_config.json", "adapter_model.safetensors")
+"""Of an adapter, everything that counts; a folder with the first has no config of its own."""
 _PIECE_BYTES = 1 << 24
 
 
-def compute_digest(reference: str, *, cache_dir: Path = DEFAULT_CACHE_DIR, on_phase: OnPhase = ignore_phase) -> str:
-    """Give a checkpoint's digest, fetching it first where needed; a GGUF file is not even looked into.
+def compute_digest(*references: str, cache_dir: Path = DEFAULT_CACHE_DIR, on_phase: OnPhase = ignore_phase) -> str:
+    """Give a checkpoint's digest, or that of several, fetching them first where needed.
+
+    A GGUF file is not even looked into.
 
     Raises:
-        CheckpointError: it is missing, or cannot be read or reached.
+        CheckpointError: one is missing, or cannot be read or reached.
     """
+    digests = []
+    for reference in references:
+        file = _find_file(reference)
+        digests.append(
+            _digest_file(file, on_phase)
+            if file
+            else _digest_folder(
+                reference, resolve_checkpoint(reference, cache_dir=cache_dir, on_phase=on_phase), on_phase
+            )
+        )
+    return _join(digests)
+
+
+def resolve_pinned(
+    references: Sequence[str], pinned: str, *, cache_dir: Path = DEFAULT_CACHE_DIR, on_phase: OnPhase = ignore_phase
+) -> tuple[Path, ...]:
+    """Give each checkpoint's folder, once it is sure that what lies there was pinned.
+
+    A repository is asked for once, and the folder that was hashed is the one that is given. Of a GGUF file the folder
+    is that of a conversion of the very bytes that were hashed, whatever the cache takes the file for.
+
+    Raises:
+        CheckpointError: they are not what was pinned, or one is missing.
+    """
+    file_by_reference = {reference: _find_file(reference) for reference in references}
+    folder_by_reference, digest_by_reference = {}, {}
+    for reference, file in file_by_reference.items():
+        if file:
+            digest_by_reference[reference] = _digest_file(file, on_phase)
+        else:
+            folder = resolve_checkpoint(reference, cache_dir=cache_dir, on_phase=on_phase)
+            folder_by_reference[reference] = folder
+            digest_by_reference[reference] = _digest_folder(reference, folder, on_phase)
+    found = _join([digest_by_reference[reference] for reference in references])
+    if found != pinned:
+        raise CheckpointError(
+            ", ".join(references),
+            f"its digest is {found}, but checkpoint_digest is {pinned}",
+            "fetch the pinned one, or pin this one if it is the right one",
+        )
+    for reference, file in file_by_reference.items():
+        if file:
+            folder_by_reference[reference] = _convert_pinned(
+                reference, digest_by_reference[reference], cache_dir=cache_dir, on_phase=on_phase
+            )
+    return tuple(folder_by_reference[reference] for reference in references)
+
+
+def _find_file(reference: str) -> Path | None:
+    """Give the GGUF file that a reference names; None for a folder, and for a file that exists in parts only."""
     match parse_reference(reference):
         case GgufReference(file=file):
-            return PREFIX + _hash_files([file], on_phase)[0]
-        case PackageReference(inside="") as package:
-            # It exists in parts only, and the conversion has noted what they made together.
-            folder = resolve_checkpoint(reference, cache_dir=cache_dir, on_phase=on_phase)
-            return PREFIX + _read_origin(folder, package)
-        case PackageReference() as package:
-            return PREFIX + _hash_files([find_package_file(package)], on_phase)[0]
+            return file
+        case PackageReference(inside=inside) as package if inside:
+            return find_package_file(package)
+    return None
+
+
+def _convert_pinned(reference: str, digest: str, *, cache_dir: Path, on_phase: OnPhase) -> Path:
+    """Give the folder of a GGUF file's conversion, converting again where the cache has that of an earlier file."""
     folder = resolve_checkpoint(reference, cache_dir=cache_dir, on_phase=on_phase)
-    files = [*find_weight_files(folder), *(folder / name for name in DIGESTED if (folder / name).is_file())]
+    if _read_origin(reference, folder) != digest:
+        forget_conversion(reference, cache_dir=cache_dir)
+        folder = resolve_checkpoint(reference, cache_dir=cache_dir, on_phase=on_phase)
+    if _read_origin(reference, folder) != digest:
+        raise CheckpointError(reference, "it changed while it was read", "put it there whole, and start again")
+    return folder
+
+
+def _digest_file(file: Path, on_phase: OnPhase) -> str:
+    return PREFIX + _hash_files([file], on_phase)[0]
+
+
+def _digest_folder(reference: str, folder: Path, on_phase: OnPhase) -> str:
+    if isinstance(parse_reference(reference), PackageReference):
+        # The conversion has noted what its parts made together.
+        return _read_origin(reference, folder)
+    if (folder / _ADAPTED[0]).is_file() and not (folder / "config.json").exists():
+        files = [folder / name for name in _ADAPTED]
+    else:
+        files = [*find_weight_files(folder), *(folder / name for name in DIGESTED if (folder / name).is_file())]
     files.sort(key=lambda path: path.name)
     lines = [f"{digest}  {path.name}\n" for digest, path in zip(_hash_files(files, on_phase), files, strict=True)]
     return PREFIX + hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
-def check_digest(
-    reference: str, pinned: str, *, cache_dir: Path = DEFAULT_CACHE_DIR, on_phase: OnPhase = ignore_phase
-) -> None:
-    """Check that a checkpoint is the one that was pinned.
-
-    Raises:
-        CheckpointError: it is not, or it is missing.
-    """
-    found = compute_digest(reference, cache_dir=cache_dir, on_phase=on_phase)
-    if found != pinned:
-        raise CheckpointError(
-            reference,
-            f"its digest is {found}, but checkpoint_digest is {pinned}",
-            "fetch the pinned one, or pin this one if it is the right one",
-        )
+def _join(digests: Sequence[str]) -> str:
+    if len(digests) == 1:
+        return digests[0]
+    return PREFIX + hashlib.sha256("".join(f"{digest}\n" for digest in digests).encode()).hexdigest()
 
 
 def _hash_files(files: list[Path], on_phase: OnPhase) -> list[str]:
@@ -86,12 +151,13 @@ def _hash_files(files: list[Path], on_phase: OnPhase) -> list[str]:
     return digests
 
 
-def _read_origin(folder: Path, package: PackageReference) -> str:
+def _read_origin(reference: str, folder: Path) -> str:
+    """Give the digest of the file that a conversion was made from."""
     try:
-        return str(json.loads((folder / "origin.json").read_text("utf-8"))["sha256"])
+        return PREFIX + str(json.loads((folder / "origin.json").read_text("utf-8"))["sha256"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(
-            f"package:{package.module}",
+            reference,
             f"its conversion in {folder} does not say what it was made from ({error!r})",
             "remove that folder: the next start converts it again",
         ) from error

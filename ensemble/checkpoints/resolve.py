@@ -83,7 +83,23 @@ def find_converted(reference: GgufReference | PackageReference, *, cache_dir: Pa
         CheckpointError: there is no such file or package.
     """
     cache_dir = cache_dir.expanduser()
-    return _read_memo(cache_dir / "digests" / _identify(_find_source(reference).witness), cache_dir)
+    return _read_memo(_memo(_find_source(reference), cache_dir), cache_dir)
+
+
+def forget_conversion(reference: str, *, cache_dir: Path = DEFAULT_CACHE_DIR) -> None:
+    """Let the next look at a GGUF file hash it, though its path, size and time are those of one seen before.
+
+    Raises:
+        CheckpointError: there is no such file or package.
+    """
+    parsed = parse_reference(reference)
+    if isinstance(parsed, GgufReference | PackageReference):
+        _memo(_find_source(parsed), cache_dir.expanduser()).unlink(missing_ok=True)
+
+
+def _memo(source: _GgufSource, cache_dir: Path) -> Path:
+    """Give the file that says which conversion is that of a source in its present state."""
+    return cache_dir / "digests" / _identify(source.witness)
 
 
 def _find_source(reference: GgufReference | PackageReference) -> _GgufSource:
@@ -99,7 +115,7 @@ def _find_source(reference: GgufReference | PackageReference) -> _GgufSource:
 
 def _resolve_gguf(source: _GgufSource, *, cache_dir: Path, on_phase: OnPhase) -> Path:
     """Give the conversion's folder, named by the digest of the GGUF file."""
-    memo = cache_dir / "digests" / _identify(source.witness)
+    memo = _memo(source, cache_dir)
     converted = _read_memo(memo, cache_dir)
     if converted is not None:
         return converted

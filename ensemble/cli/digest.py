@@ -11,10 +11,12 @@ from ensemble.config import cache_dir
 
 
 def digest(
-    checkpoint: Annotated[str, typer.Argument(metavar="CHECKPOINT", help="As a spec names it.")],
+    checkpoints: Annotated[list[str], typer.Argument(metavar="CHECKPOINT...", help="As a spec names them.")],
 ) -> None:
     """Print a checkpoint's digest, for a member's checkpoint_digest: its replicas then start on these very bytes alone.
 
     Of a GGUF file it is the file's SHA-256; of a folder that of sha256sum's lines about weights, configs and tokenizer.
+    A fused group is pinned whole: give the member's checkpoint and then engine.others, in order. So is a checkpoint
+    with an adapter: give engine.lora after it.
     """
-    typer.echo(compute_digest(checkpoint, cache_dir=cache_dir() / "checkpoints"))
+    typer.echo(compute_digest(*checkpoints, cache_dir=cache_dir() / "checkpoints"))

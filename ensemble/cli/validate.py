@@ -48,14 +48,14 @@ def check_checkpoints(spec: Spec) -> None:
     """Check that every checkpoint is there, as far as this machine can know.
 
     Raises:
-        ConfigError: one is not; it names the member.
+        ConfigError: one is not; it names the member and the field.
     """
     for index, member in enumerate(spec.members):
-        if member.checkpoint:
+        for field, reference in member.checkpoint_by_field.items():
             try:
-                check_reference(member.checkpoint, has_weights=member.has_weights)
+                check_reference(reference, has_weights=member.has_weights)
             except CheckpointError as error:
-                where = f"members[{index}].checkpoint ({error.where})"
+                where = f"members[{index}].{field} ({error.where})"
                 raise CheckpointError(where, error.problem, error.remedy) from error
 
 

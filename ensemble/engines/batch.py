@@ -35,8 +35,6 @@ class Batch:
         self._limits = limits
         self._unread: list[GenerationJob] = []
         self._begun: list[GenerationJob] = []
-        self.may_begin = True
-        """Whether jobs may get rows; false while something else waits for the room in the cache."""
 
     @property
     def num_free(self) -> int:
@@ -56,17 +54,19 @@ class Batch:
         """Take jobs out and give their rows back."""
         for job in self._begun:
             if job in gone:
-                # A prompt that was not read to its end has shown no logits yet.
-                self._cache.close_row(job.row, is_sound=job.is_read and not job.is_broken)
+                self._cache.close_row(job.row, is_sound=not job.is_broken)
                 job.row = CacheRow(blocks=[])
         self._begun = [job for job in self._begun if job not in gone]
         self._unread = [job for job in self._unread if job not in gone]
 
-    def next_readers(self) -> list[GenerationJob]:
-        """Choose the jobs whose prompts the next pass reads, and give them rows: a long one alone, or whole ones."""
-        reading = [job for job in self._begun if not job.is_read]
-        if reading or not self.may_begin:
-            return reading
+    @property
+    def needs_room(self) -> bool:
+        """Whether a job could begin if it had a row."""
+        return bool(self._unread) and not self.next_readers()
+
+    def claim_room(self) -> bool:
+        """Give rows to the jobs whose prompts the next pass reads: one long, or several whole; False if none fits."""
+        reading: list[GenerationJob] = []
         room, reusable = self._limits.max_step_tokens, self._limits.max_reused_tokens
         being_read: set[bytes | None] = set()
         for job in self._unread:
@@ -84,7 +84,11 @@ class Batch:
             reading.append(job)
         self._begun += reading
         self._unread = self._unread[len(reading) :]
-        return reading
+        return bool(reading)
+
+    def next_readers(self) -> list[GenerationJob]:
+        """Choose the jobs whose prompts the next pass reads."""
+        return [job for job in self._begun if not job.is_read]
 
     def read_prompts(self, readers: Sequence[GenerationJob]) -> Step:
         """Read the prompts of ``next_readers``, or a piece of one; give the first tokens of those that are read."""
@@ -94,6 +98,7 @@ class Batch:
             segments.append(Segment.of_prompt(job.prompt[start : start + self._limits.max_step_tokens], start))
         logits_BV = self._passes.read(segments, self._cache, [job.row for job in readers])
         if not readers[-1].is_read:
+            readers[-1].is_broken |= bool(logits_BV.isnan().any())
             return []
         step = self._choose(readers, logits_BV)
         for job, (_, logprob) in step:

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, TypeVar
 import torch
 
 from ensemble.engines.batch import Batch, Step
+from ensemble.engines.cache_probe import CacheProbe
 from ensemble.engines.engine_thread import Counters, Deliveries
-from ensemble.engines.forward_passes import Segment
 from ensemble.engines.jobs import ChoiceTree, EmbeddingJob, GenerationJob, Job, Outcome, ReadingJob
 from ensemble.engines.pass_faults import PassFaults
 from ensemble.engines.readings import Finished, Readings
+from ensemble.engines.room_turns import RoomTurns
 from ensemble.errors import MemberError
 
 if TYPE_CHECKING:
@@ -52,8 +53,9 @@ class BatchLoop:
     """Owns the model while it serves.
 
     A turn of the loop runs at most one pass of each kind: prompts, short scorings, a long scoring, embeddings, one
-    decoding step. So nobody starves, and an abort is seen before every pass. A pass that fails fails its own requests;
-    PassFaults says when it ends the engine. ``deliver`` is called from the engine's thread.
+    decoding step. RoomTurns says who gets room in the cache. So nobody starves, and an abort is seen before every pass.
+    A pass that fails fails its own requests; PassFaults says when it ends the engine. ``deliver`` is called from the
+    engine's thread.
     """
 
     model: LoadedModel
@@ -63,6 +65,8 @@ class BatchLoop:
     _cache: PagedCache = field(init=False)
     _batch: Batch = field(init=False)
     _readings: Readings = field(init=False)
+    _room: RoomTurns = field(init=False)
+    _probe: CacheProbe = field(init=False)
     _faults: PassFaults = field(init=False)
     _deliveries: Deliveries = field(default_factory=list)
 
@@ -71,7 +75,19 @@ class BatchLoop:
         self._cache = passes.new_cache(num_tokens=limits.cache_tokens, reuses_prefixes=limits.prefix_caching)
         self._batch = model.new_batch(passes, self._cache, limits)
         self._readings = Readings(passes, self._cache, limits, rule=model.rule, member=model.member)
-        self._faults = PassFaults(model.member, lambda: passes.read([Segment.of_prompt((0,))]))
+        self._room = RoomTurns([self._batch, *self._readings.room_claimants])
+        self._probe = CacheProbe(passes, self._cache, member=model.member)
+        self._faults = PassFaults(model.member, self._probe.check)
+
+    @torch.inference_mode()
+    def allocate(self) -> None:
+        """Take the memory of the whole cache, and use it once, before anybody is served.
+
+        Raises:
+            ConfigError: there is not that much.
+            CheckpointError: the model's logits are not numbers.
+        """
+        self._probe.allocate()
 
     @torch.inference_mode()
     def run(self) -> None:
@@ -90,9 +106,8 @@ class BatchLoop:
 
     def _turn(self) -> None:
         self._take_waiting()
+        self._room.share_out()
         readings = self._readings
-        # What reads needs room for a moment alone: completions that have not begun let it in.
-        self._batch.may_begin = not readings.lacks_room
         self._run_pass(self._batch.next_readers, self._batch.read_prompts, self._accept_first)
         self._run_pass(readings.choose_short, readings.score_short, self._finish)
         self._run_pass(readings.choose_long, readings.score_long, self._finish)
@@ -119,6 +134,8 @@ class BatchLoop:
 
     def _fail_pass(self, jobs: Sequence[Job], error: Exception) -> None:
         fault = self._faults.note_failure(error)
+        for job in jobs:
+            job.is_broken = True
         self._batch.drop(jobs)
         self._readings.drop(jobs)
         for job in jobs:

@@ -20,17 +20,28 @@ _KEY_BYTES = 16
 class CacheRow:
     """The place of one request; token t lies in block ``t // BLOCK_TOKENS``.
 
-    ``num_tokens`` counts the tokens that are there. Setting it back forgets the last ones.
+    ``num_tokens`` counts the tokens that are there. Setting it back forgets the last ones. A view counts for itself and
+    has the blocks of its ``origin``.
     """
 
     blocks: list[int]
     num_tokens: int = 0
     num_reused: int = 0
     """Tokens that another request had read."""
+    num_touched: int = 0
+    """Tokens whose slots may have been written to, by passes that failed too; a view's are its origin's."""
+    origin: CacheRow | None = None
 
-    def slots(self, count: int) -> list[int]:
-        """Number the slots of the next tokens."""
-        positions = range(self.num_tokens, self.num_tokens + count)
+    def view(self, *, ahead: int = 0) -> CacheRow:
+        """Give a view that has ``ahead`` tokens more (or fewer) than the row counts."""
+        return CacheRow(blocks=self.blocks, num_tokens=self.num_tokens + ahead, origin=self)
+
+    def touch(self, count: int) -> list[int]:
+        """Number the slots of the next tokens, which are about to be written to."""
+        end = self.num_tokens + count
+        whole = self.origin or self
+        whole.num_touched = max(whole.num_touched, end)
+        positions = range(self.num_tokens, end)
         return [self.blocks[t // BLOCK_TOKENS] * BLOCK_TOKENS + t % BLOCK_TOKENS for t in positions]
 
     def blocks_of(self, num_tokens: int) -> list[int]:

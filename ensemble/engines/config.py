@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 
 class EmbeddedEngineConfig(BaseModel):
@@ -175,7 +175,9 @@ class VllmEngineConfig(BaseModel):
         description="the cache of each worker; unset: the plan's on a GPU, 1 on a CPU",
     )
     prefix_caching: bool = Field(default=True, description="keep what was read of prompts that begin alike")
-    load_format: str = Field(default="safetensors", description="vLLM's; dummy fills a shape with random weights")
+    load_format: Annotated[str, StringConstraints(to_lower=True)] = Field(
+        default="safetensors", description="vLLM's; dummy fills a shape with random weights"
+    )
     quantization: str | None = Field(default=None, description="vLLM's; unset takes what the checkpoint says")
     lora: str = Field(default="", description="folder of a LoRA adapter (safetensors) that every request goes through")
     options: Mapping[str, Any] = Field(

@@ -63,7 +63,9 @@ class EmbeddedEngine:
         )
 
         def load_loop(deliver: Callable[[Deliveries], None], on_phase: OnPhase) -> BatchLoop:
-            return BatchLoop(model=load(on_phase=on_phase), inbox=self._inbox, deliver=deliver, counters=counters)
+            loop = BatchLoop(model=load(on_phase=on_phase), inbox=self._inbox, deliver=deliver, counters=counters)
+            loop.allocate()
+            return loop
 
         self._thread = EngineThread(member=member, inbox=self._inbox, load=load_loop, counters=counters)
 

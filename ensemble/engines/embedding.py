@@ -46,22 +46,21 @@ class EmbeddingQueue:
     def drop(self, gone: Collection[Job]) -> None:
         """Take jobs out; a half-read text of the first is forgotten."""
         if self._jobs and self._jobs[0] in gone:
-            self._forget_text(is_sound=False)
+            self._forget_text(is_sound=not self._jobs[0].is_broken)
         self._jobs = deque(job for job in self._jobs if job not in gone)
 
-    def has_room(self) -> bool:
-        """Get a place in the cache for the text that is next, if it is too long for a pass; False while it is full."""
-        if self._row is None and self._jobs:
-            text = _next_text(self._jobs[0])
-            if len(text) > self._limits.max_step_tokens:
-                self._row = self._cache.open_row((), capacity=len(text))
-                return self._row is not None
-        return True
+    @property
+    def needs_room(self) -> bool:
+        """Whether the text that is next is too long for a pass and has no row yet."""
+        return self._row is None and bool(self._jobs) and len(_next_text(self._jobs[0])) > self._limits.max_step_tokens
+
+    def claim_room(self) -> bool:
+        """Get a row for the text that is next; False while there is no room."""
+        self._row = self._cache.open_row((), capacity=len(_next_text(self._jobs[0])))
+        return self._row is not None
 
     def choose(self) -> list[EmbeddingJob]:
         """Give the jobs that the next forward pass serves."""
-        if not self.has_room():
-            return []
         return [self._jobs[0]] if self._row else list(dict.fromkeys(job for job, _ in self._choose_texts()))
 
     def read(self, readers: Sequence[EmbeddingJob]) -> list[EmbeddingJob]:
@@ -98,9 +97,10 @@ class EmbeddingQueue:
         segment = Segment.of_text(piece, row.num_tokens)
         sum_D = self._passes.read_states([segment], self._cache, [row])[0].sum(0)
         self._sum_D = sum_D if self._sum_D is None else self._sum_D + sum_D
+        job.is_broken |= not bool(sum_D.isfinite().all())
         if row.num_tokens == len(text):
             job.vectors.append(_normalise(self._sum_D))
-            self._forget_text(is_sound=bool(self._sum_D.isfinite().all()))
+            self._forget_text(is_sound=not job.is_broken)
 
     def _forget_text(self, *, is_sound: bool) -> None:
         if self._row is not None:

@@ -7,7 +7,7 @@ are float32.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from itertools import accumulate
+from itertools import accumulate, chain
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -15,6 +15,7 @@ import torch
 from ensemble.engines.attention_masks import AttentionMasks
 from ensemble.engines.block_pool import BLOCK_TOKENS, CacheRow
 from ensemble.engines.paged_cache import PagedCache
+from ensemble.engines.pass_groups import group_by_length, pack_segments
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -84,7 +85,7 @@ class ForwardPasses:
     def read(
         self, segments: Sequence[Segment], cache: PagedCache | None = None, rows: Sequence[CacheRow | None] = ()
     ) -> torch.Tensor:
-        """Read segments in one packed pass; each follows what is in its row, and its trunk is added there.
+        """Read segments packed together; each follows what is in its row, and its trunk is added there.
 
         Of a segment without a row nothing is kept. A masked key still counts when its value is NaN, since 0 * NaN is
         NaN. So when a segment breaks the model's numbers, each is read again by itself.
@@ -105,11 +106,20 @@ class ForwardPasses:
         return self._read_apart(segments, cache, rows, wants_states=True)
 
     def step(self, tokens: Sequence[int], rows: Sequence[CacheRow], cache: PagedCache) -> torch.Tensor:
-        """Add one token to each row.
+        """Add one token to each row; rows that see much go apart, by their lengths.
 
         Returns:
             logits_BV.
         """
+        groups = group_by_length([row.num_tokens + 1 for row in rows])
+        if len(groups) == 1:
+            return self._step_together(tokens, rows, cache)
+        logits_BV = torch.cat(
+            [self._step_together([tokens[b] for b in group], [rows[b] for b in group], cache) for group in groups]
+        )
+        return logits_BV[torch.tensor(list(chain(*groups))).argsort().to(self._device)]
+
+    def _step_together(self, tokens: Sequence[int], rows: Sequence[CacheRow], cache: PagedCache) -> torch.Tensor:
         longest = cache.plan_step(rows, self._device)
         fed_2B = torch.tensor([tokens, [row.num_tokens for row in rows]], device=self._device)
         position_B1 = fed_2B[1][:, None]
@@ -136,17 +146,33 @@ class ForwardPasses:
         wants_states: bool,
     ) -> list[torch.Tensor]:
         places = list(rows) or [None] * len(segments)
-        whole = self._read_packed(segments, cache, places, wants_states=wants_states)
-        outputs = list(torch.split(whole, [len(segment.outputs) for segment in segments]))
-        if len(segments) > 1 and bool(whole.isnan().any()):
-            outputs = [
-                self._read_packed([segment], cache, [place], wants_states=wants_states)
-                for segment, place in zip(segments, places, strict=True)
-            ]
+        sizes = [
+            (len(segment.tokens), 0 if place is None else place.num_tokens)
+            for segment, place in zip(segments, places, strict=True)
+        ]
+        outputs: list[torch.Tensor] = []
+        for group in pack_segments(sizes):
+            outputs += self._read_group(segments[group], cache, places[group], wants_states=wants_states)
         for segment, place in zip(segments, places, strict=True):
             if place is not None:
                 place.num_tokens += segment.num_trunk
         return outputs
+
+    def _read_group(
+        self,
+        segments: Sequence[Segment],
+        cache: PagedCache | None,
+        places: Sequence[CacheRow | None],
+        *,
+        wants_states: bool,
+    ) -> list[torch.Tensor]:
+        whole = self._read_packed(segments, cache, places, wants_states=wants_states)
+        if len(segments) == 1 or not bool(whole.isnan().any()):
+            return list(torch.split(whole, [len(segment.outputs) for segment in segments]))
+        return [
+            self._read_packed([segment], cache, [place], wants_states=wants_states)
+            for segment, place in zip(segments, places, strict=True)
+        ]
 
     def _read_packed(
         self,
@@ -189,7 +215,7 @@ class ForwardPasses:
         for segment, place, start in zip(segments, places, starts, strict=False):
             if place is not None:
                 stored += range(start, start + segment.num_trunk)
-                slots += place.slots(segment.num_trunk)
+                slots += place.touch(segment.num_trunk)
         cache.plan_read([place for place in places if place is not None], stored, slots, self._device)
 
     def _mask_read(

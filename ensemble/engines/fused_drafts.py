@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 _UNIFORMS_PER_TOKEN = 3
+_MAX_JUDGED = 32
+"""Sampled proposals judged at a time: each takes some twenty rows of the vocabulary's width meanwhile."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,8 +93,9 @@ def settle_tokens(mixed_NV: torch.Tensor, proposals: Sequence[Proposal]) -> list
     """
     token_N = mixed_NV.argmax(-1)
     sampled = [n for n, proposal in enumerate(proposals) if proposal.probability_V is not None]
-    if sampled:
-        token_N[sampled] = _keep_or_replace(mixed_NV[sampled], [proposals[n] for n in sampled])
+    for start in range(0, len(sampled), _MAX_JUDGED):
+        judged = sampled[start : start + _MAX_JUDGED]
+        token_N[judged] = _keep_or_replace(mixed_NV[judged], [proposals[n] for n in judged])
     logprob_N = mixed_NV.gather(-1, token_N[:, None])[:, 0]
     return list(zip(token_N.tolist(), logprob_N.tolist(), strict=True))
 

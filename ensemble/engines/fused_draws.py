@@ -12,7 +12,6 @@ import torch
 
 from ensemble.engines.batch import Batch, Step
 from ensemble.engines.forward_passes import Segment
-from ensemble.engines.fused_passes import view_row
 from ensemble.engines.sampling import draw_tokens
 
 if TYPE_CHECKING:
@@ -75,7 +74,7 @@ class MixSampleBatch(Batch):
 
     def _read(self, part: int, jobs: Sequence[GenerationJob]) -> torch.Tensor:
         unread = [self._draws[job].unread[part] for job in jobs]
-        rows = [view_row(job.row, ahead=-len(tokens)) for job, tokens in zip(jobs, unread, strict=True)]
+        rows = [job.row.view(ahead=-len(tokens)) for job, tokens in zip(jobs, unread, strict=True)]
         segments = [Segment.of_prompt(tokens, row.num_tokens) for tokens, row in zip(unread, rows, strict=True)]
         passes = self._fused.parts[part]
         logprob_BV = passes.normalise(passes.read(segments, self._caches[part], rows))
@@ -85,14 +84,13 @@ class MixSampleBatch(Batch):
 
     def _choose(self, jobs: Sequence[GenerationJob], logits_BV: torch.Tensor) -> Step:
         """Choose the first tokens, after prompts that every checkpoint has read."""
-        part_MBV = torch.stack(self._fused.last_parts)
         rows = []
         for row, job in enumerate(jobs):
             draws = self._draws[job] = self._begin(job)
             part = draws.draw_part(self._weight_1M)
             # The mixture is broken where any checkpoint is, and so is its cache.
             is_sound = not bool(logits_BV[row, 0].isnan())
-            rows.append(part_MBV[part, row] if is_sound else logits_BV[row])
+            rows.append(self._fused.last_parts[part][row] if is_sound else logits_BV[row])
         return super()._choose(jobs, torch.stack(rows))
 
     def _begin(self, job: GenerationJob) -> Draws:

@@ -38,8 +38,11 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-# A pass gives each checkpoint's logits and the mixture's, of which three are in memory at a time.
-_LOGITS_AT_A_TIME = 3
+# What is in memory for each output, in rows of float32 logits: the mixture so far and the log-probabilities that were
+# added to it last, while the next checkpoint's are made of its logits.
+_ROWS_MIXING = 4
+# Speculation keeps a proposal's log-probabilities, stacks them to mix them, and keeps its probabilities in float64.
+_ROWS_KEPT = 4
 
 
 def load_fused(
@@ -71,7 +74,7 @@ def load_fused(
     bytes_by_reference = {
         reference: prepare_model(one.model, reference, precision) for reference, one in loaded.items()
     }
-    limits = _find_limits(config, loaded, vocab_size).with_cache(
+    limits = _find_limits(config, loaded, _count_logits(config.method, len(references)) * vocab_size).with_cache(
         config.kv_cache_gib, bytes_per_token=sum(bytes_by_reference[reference] for reference in references)
     )
     _log.info("member %s: loaded %s on %s as %s", member, ", ".join(loaded), device, config.dtype)
@@ -115,13 +118,25 @@ def _count_head_rows(loaded: LoadedCheckpoint) -> int:
     return head.weight.shape[0]
 
 
-def _find_limits(config: FusedEngineConfig, loaded: dict[str, LoadedCheckpoint], vocab_size: int) -> Limits:
+def _count_logits(method: str, num_parts: int) -> int:
+    """Count the rows of logits that one output takes."""
+    match method:
+        case "speculative":
+            return _ROWS_MIXING + _ROWS_KEPT
+        case "mix_sample":
+            # Each checkpoint's own are kept; the mixture and one checkpoint's logits come to them.
+            return num_parts + 2
+        case _:
+            return _ROWS_MIXING
+
+
+def _find_limits(config: FusedEngineConfig, loaded: dict[str, LoadedCheckpoint], logits_per_output: int) -> Limits:
     text_configs = [one.model.config.get_text_config() for one in loaded.values()]
     contexts = [getattr(text_config, "max_position_embeddings", None) for text_config in text_configs]
     limits = Limits.from_config(
         config,
         model_context=min((context for context in contexts if context), default=None),
-        vocab_size=_LOGITS_AT_A_TIME * vocab_size,
+        logits_per_output=logits_per_output,
     )
     return replace(limits, prefix_caching=config.prefix_caching)
 

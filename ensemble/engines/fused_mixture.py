@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import reduce
 from typing import TYPE_CHECKING, Literal, Self
 
 import torch
@@ -36,12 +35,18 @@ class Mixture:
         return cls(weights=tuple(weight / total for weight in weights), pooling=pooling)
 
     def mix(self, logprobs: Iterable[torch.Tensor]) -> torch.Tensor:
-        """Mix log-probabilities logprob_NV, one tensor a checkpoint in the weights' order; one is held at a time.
+        """Mix log-probabilities logprob_NV, one tensor a checkpoint in the weights' order.
 
         Returns:
             The mixture's log-probabilities, normalised; NaN in the rows where a checkpoint's are not numbers.
         """
         weighted = zip(logprobs, self.weights, strict=True)
-        if self.pooling == "linear":
-            return reduce(torch.logaddexp, (logprob_NV + math.log(weight) for logprob_NV, weight in weighted))
-        return reduce(torch.add, (logprob_NV * weight for logprob_NV, weight in weighted)).log_softmax(-1)
+        mixed_NV = self._weigh(*next(weighted))
+        add = torch.logaddexp if self.pooling == "linear" else torch.add
+        for logprob_NV, weight in weighted:
+            # In its place: these are the largest tensors of a pass.
+            add(mixed_NV, self._weigh(logprob_NV, weight), out=mixed_NV)
+        return mixed_NV if self.pooling == "linear" else mixed_NV.log_softmax(-1)
+
+    def _weigh(self, logprob_NV: torch.Tensor, weight: float) -> torch.Tensor:
+        return logprob_NV + math.log(weight) if self.pooling == "linear" else logprob_NV * weight

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, cast
 
-from ensemble.engines.block_pool import CacheRow
 from ensemble.engines.forward_passes import ForwardPasses, Segment
 from ensemble.engines.paged_cache import PagedCache
 
@@ -17,6 +16,7 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
 
+    from ensemble.engines.block_pool import CacheRow
     from ensemble.engines.fused_mixture import Mixture
 
     Run = Callable[["PartPasses", PagedCache | None, list[CacheRow | None]], torch.Tensor]
@@ -44,11 +44,11 @@ class FusedCache(PagedCache):
         """What is allocated; 0 before the first forward pass."""
         return super().num_bytes + sum(other.num_bytes for other in self._others)
 
-    def wipe(self, block: int) -> None:
-        """Zero a block in every cache."""
-        super().wipe(block)
+    def wipe(self, blocks: Sequence[int]) -> None:
+        """Zero these blocks in every cache."""
+        super().wipe(blocks)
         for other in self._others:
-            other.wipe(block)
+            other.wipe(blocks)
 
 
 class PartPasses(ForwardPasses):
@@ -139,11 +139,6 @@ class FusedPasses(ForwardPasses):
     def _run_all(self, run: Run, cache: PagedCache | None, rows: Sequence[CacheRow | None]) -> torch.Tensor:
         caches = (None,) * len(self.parts) if cache is None else cast("FusedCache", cache).parts
         return self.mix(
-            part.normalise(run(part, kept, [row and view_row(row) for row in rows]))
+            part.normalise(run(part, kept, [row and row.view() for row in rows]))
             for part, kept in zip(self.parts, caches, strict=True)
         )
-
-
-def view_row(row: CacheRow, *, ahead: int = 0) -> CacheRow:
-    """Give one checkpoint's view of a row: it has read ``ahead`` tokens more (or fewer) than the row counts."""
-    return CacheRow(blocks=row.blocks, num_tokens=row.num_tokens + ahead)

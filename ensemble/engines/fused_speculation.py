@@ -16,7 +16,6 @@ from ensemble.engines.batch import Batch, Step
 from ensemble.engines.forward_passes import Segment
 from ensemble.engines.fused_drafts import Drafting, propose_tokens, settle_tokens
 from ensemble.engines.fused_pace import Pace
-from ensemble.engines.fused_passes import view_row
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -77,7 +76,7 @@ class SpeculativeBatch(Batch):
             draft.proposals[-1].token if draft.proposals else job.last_token
             for job, draft in zip(jobs, drafts, strict=True)
         ]
-        rows = [view_row(job.row, ahead=len(draft.proposals)) for job, draft in zip(jobs, drafts, strict=True)]
+        rows = [job.row.view(ahead=len(draft.proposals)) for job, draft in zip(jobs, drafts, strict=True)]
         logits_BV = part.step(tokens, rows, self._caches[self._drafter])
         propose_tokens(part.normalise(logits_BV), drafts)
 
@@ -91,7 +90,7 @@ class SpeculativeBatch(Batch):
         mixed_NV = self._fused.mix(
             drafted_NV
             if i == self._drafter
-            else part.normalise(part.read(blocks, self._caches[i], [view_row(job.row) for job in jobs]))
+            else part.normalise(part.read(blocks, self._caches[i], [job.row.view() for job in jobs]))
             for i, part in enumerate(self._fused.parts)
         )
         settled = settle_tokens(mixed_NV, proposals)

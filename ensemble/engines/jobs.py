@@ -41,6 +41,8 @@ class Job:
     completion_tokens: int = 0
     steps_after_abort: int = 0
     """Forward passes that this request took part in and that ended after its abort was asked for."""
+    is_broken: bool = False
+    """Whether a pass gave no numbers for it, or failed, so that its cache row may hold NaN."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,8 +109,6 @@ class GenerationJob(Job):
     prompt: list[int] = field(default_factory=list)
     row: CacheRow = field(default_factory=lambda: CacheRow(blocks=[]))
     """Its place in the cache, once its prompt is being read."""
-    is_broken: bool = False
-    """Whether its logits were not numbers, so that its cache row may hold NaN."""
     last_token: int = 0
     logprob: float = 0.0
     sampler: Sampler = field(init=False)

@@ -41,15 +41,15 @@ class Limits:
 
     @classmethod
     def from_config(
-        cls, config: EmbeddedEngineConfig | FusedEngineConfig, *, model_context: int | None, vocab_size: int
+        cls, config: EmbeddedEngineConfig | FusedEngineConfig, *, model_context: int | None, logits_per_output: int
     ) -> Self:
-        """Combine what the operator and the model allow."""
+        """Combine what the operator and the model allow; an output's logits are all that are in memory for it."""
         max_context = min(config.max_context, model_context or config.max_context)
         return cls(
             max_batch=config.max_batch,
             max_context=max_context,
             max_step_tokens=config.max_step_tokens,
-            max_outputs=max(1, _MAX_LOGITS // vocab_size),
+            max_outputs=max(1, _MAX_LOGITS // logits_per_output),
             cache_tokens=config.max_batch * max_context,
         )
 

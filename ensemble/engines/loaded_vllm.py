@@ -92,10 +92,14 @@ class LoadedVllm:
             return await anext(outputs)
 
     async def close(self) -> None:
-        """Fail what runs and end vLLM's processes."""
-        await self.llm.abort(list(self._request_ids))
-        await asyncio.to_thread(self.llm.shutdown, CLOSE_TIMEOUT_S)
-        self.log.remove()
+        """Fail what runs and end vLLM's processes, whatever goes wrong on the way."""
+        try:
+            await self.llm.abort(list(self._request_ids))
+        finally:
+            try:
+                await asyncio.to_thread(self.llm.shutdown, CLOSE_TIMEOUT_S)
+            finally:
+                self.log.remove()
 
     def describe_end(self) -> str:
         """Say why vLLM's processes have ended."""

@@ -57,7 +57,7 @@ def load_model(
     limits = Limits.from_config(
         config,
         model_context=getattr(text_config, "max_position_embeddings", None),
-        vocab_size=text_config.vocab_size,
+        logits_per_output=text_config.vocab_size,
     )
     rows = cast("nn.Embedding", loaded.model.get_input_embeddings()).weight.shape[0]
     encoder = TokenEncoder(loaded.tokenizer, prompt_format, add_bos=config.add_bos, vocab_size=rows, member=member)

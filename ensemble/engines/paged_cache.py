@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
@@ -25,13 +26,15 @@ class CachePlan:
     """What the next forward pass writes and sees.
 
     ``stored`` indexes the fed tokens that are kept, None for all, and ``write_slots`` says where. ``seen_blocks`` are
-    gathered, [rows, blocks]: the ``longest`` first tokens of each row are seen. With ``is_step`` these include the fed
-    tokens; otherwise the fed tokens are seen behind them.
+    gathered, [rows, blocks]: the ``longest`` first tokens of each row are seen. A single row whose blocks lie side by
+    side is seen where it is, from slot ``first_slot`` on. With ``is_step`` what is seen includes the fed tokens;
+    otherwise these are seen behind it.
     """
 
     stored: torch.Tensor | None = None
     write_slots: torch.Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.long))
     seen_blocks: torch.Tensor | None = None
+    first_slot: int | None = None
     longest: int = 0
     is_step: bool = False
 
@@ -61,11 +64,11 @@ class PagedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
         keys, values = cast("torch.Tensor", self.keys), cast("torch.Tensor", self.values)
         return self._write_and_see(keys, key_states), self._write_and_see(values, value_states)
 
-    def wipe(self, block: int) -> None:
-        """Zero a block."""
-        for storage in (self.keys, self.values):
-            if storage is not None:
-                storage[block * BLOCK_TOKENS : (block + 1) * BLOCK_TOKENS] = 0
+    def wipe(self, block_N: torch.Tensor) -> None:
+        """Zero these blocks."""
+        for storage_SHD in (self.keys, self.values):
+            if storage_SHD is not None:
+                storage_SHD.view(self._num_blocks, -1).index_fill_(0, block_N.to(storage_SHD.device), 0)
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         """Give the number of keys seen and their offset."""
@@ -83,6 +86,8 @@ class PagedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
         plan = self._plan
         written = states_BHQD.transpose(1, 2).flatten(0, 1)
         storage_SHD.index_copy_(0, plan.write_slots, written if plan.stored is None else written[plan.stored])
+        if plan.first_slot is not None:
+            return storage_SHD[plan.first_slot : plan.first_slot + plan.longest].transpose(0, 1)[None]
         if plan.seen_blocks is None:
             return states_BHQD
         _, num_heads, _, head_size = states_BHQD.shape
@@ -159,15 +164,15 @@ class PagedCache(Cache):
     def close_row(self, row: CacheRow, *, is_sound: bool = True) -> None:
         """Give a row's blocks back; those that might hold a NaN are zeroed, since even masked it would spread."""
         if not is_sound:
-            for block in row.blocks:
-                if not self._pool.is_named(block):
-                    self.wipe(block)
+            self.wipe([block for block in row.blocks_of(row.num_touched) if not self._pool.is_named(block)])
         self._pool.give_back(row.blocks)
 
-    def wipe(self, block: int) -> None:
-        """Zero a block."""
-        for layer in self._paged_layers:
-            layer.wipe(block)
+    def wipe(self, blocks: Sequence[int]) -> None:
+        """Zero these blocks."""
+        if blocks:
+            block_N = torch.tensor(blocks)
+            for layer in self._paged_layers:
+                layer.wipe(block_N)
 
     def plan_step(self, rows: Sequence[CacheRow], device: torch.device) -> int:
         """Prepare for one more token in each row; give the number of keys seen."""
@@ -177,8 +182,9 @@ class PagedCache(Cache):
         # A shorter row is filled up with a block of its own, behind the mask: another's could hold a NaN.
         tables = [blocks + blocks[:1] * (num_blocks - len(blocks)) for blocks in (r.blocks[:num_blocks] for r in rows)]
         plan.stored, plan.is_step = None, True
-        plan.write_slots = torch.tensor([row.slots(1)[0] for row in rows], device=device)
-        plan.seen_blocks = torch.tensor(tables, device=device)
+        plan.write_slots = torch.tensor([row.touch(1)[0] for row in rows], device=device)
+        plan.first_slot = tables[0][0] * BLOCK_TOKENS if len(tables) == 1 and _lie_side_by_side(tables[0]) else None
+        plan.seen_blocks = torch.tensor(tables, device=device) if plan.first_slot is None else None
         return plan.longest
 
     def plan_read(
@@ -187,10 +193,14 @@ class PagedCache(Cache):
         """Prepare to see what is in these rows, in order, and to store some of the fed tokens."""
         plan = self._plan
         seen = [block for row in rows for block in row.blocks_of(row.num_tokens)]
-        plan.stored, plan.is_step = torch.tensor(stored, dtype=torch.long, device=device), False
+        plan.stored, plan.is_step, plan.first_slot = torch.tensor(stored, dtype=torch.long, device=device), False, None
         plan.write_slots = torch.tensor(slots, dtype=torch.long, device=device)
         plan.seen_blocks = torch.tensor([seen], device=device) if seen else None
         plan.longest = len(seen) * BLOCK_TOKENS
 
     def _keys_of(self, tokens: Sequence[int]) -> list[bytes]:
         return chain_keys(tokens[: max(0, len(tokens) - 1)]) if self._reuses_prefixes else []
+
+
+def _lie_side_by_side(blocks: Sequence[int]) -> bool:
+    return blocks[-1] - blocks[0] == len(blocks) - 1 and all(b - a == 1 for a, b in pairwise(blocks))

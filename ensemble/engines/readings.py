@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 from ensemble.engines.embedding import EmbeddingQueue
 from ensemble.engines.jobs import EmbeddingJob, Job, Outcome, ReadingJob, ScoringJob
-from ensemble.engines.scoring import LongScoring, TreeSums, score_together
+from ensemble.engines.long_scoring import LongScoringQueue
+from ensemble.engines.scoring import TreeSums, score_together
 from ensemble.errors import MemberError
 from ensemble.generation import Embeddings
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from ensemble.engines.forward_passes import ForwardPasses
     from ensemble.engines.limits import Limits
     from ensemble.engines.paged_cache import PagedCache
+    from ensemble.engines.room_turns import RoomClaimant
     from ensemble.engines.scoring_rule import ScoringRule
 
 Finished = list[tuple[ReadingJob, Outcome]]
@@ -39,18 +41,18 @@ class Readings:
         self._rule = rule
         self._member = member
         self._short: deque[ScoringJob] = deque()
-        self._long: deque[LongScoring] = deque()
+        self._long = LongScoringQueue(cache, limits)
         self._embeddings = EmbeddingQueue(passes, cache, limits)
 
     @property
     def jobs(self) -> list[ReadingJob]:
         """All that are not finished."""
-        return [*self._short, *(long.job for long in self._long), *self._embeddings.jobs]
+        return [*self._short, *self._long.jobs, *self._embeddings.jobs]
 
     @property
-    def lacks_room(self) -> bool:
-        """Whether one waits for room in the cache."""
-        return bool(self._long and not self._long[0].has_row()) or not self._embeddings.has_room()
+    def room_claimants(self) -> tuple[RoomClaimant, ...]:
+        """Those that need room in the cache for longer than a pass."""
+        return (self._long, self._embeddings)
 
     def add(self, job: ReadingJob) -> None:
         """Take in a job whose tokens are known."""
@@ -59,15 +61,12 @@ class Readings:
         elif job.num_fed <= self._limits.max_step_tokens and job.num_outputs <= self._limits.max_outputs:
             self._short.append(job)
         else:
-            self._long.append(LongScoring(job, self._cache, self._limits))
+            self._long.add(job)
 
     def drop(self, gone: Collection[Job]) -> None:
         """Take jobs out and give their rows back."""
-        for long in self._long:
-            if long.job in gone:
-                long.leave()
         self._short = deque(job for job in self._short if job not in gone)
-        self._long = deque(long for long in self._long if long.job not in gone)
+        self._long.drop(gone)
         self._embeddings.drop(gone)
 
     def choose_short(self) -> list[ScoringJob]:
@@ -94,15 +93,12 @@ class Readings:
 
     def choose_long(self) -> list[ScoringJob]:
         """Choose the long scoring that has waited longest, when it has room in the cache."""
-        return [self._long[0].job] if self._long and self._long[0].has_row() else []
+        return self._long.choose()
 
     def score_long(self, jobs: Sequence[ScoringJob]) -> Finished:
         """Go on with it; give its scores when this was its last pass."""
-        sums = self._long[0].advance(self._passes)
-        if sums is None:
-            return []
-        self._long.popleft()
-        return [(jobs[0], self._finish_scoring(jobs[0], sums))]
+        sums = self._long.advance(self._passes)
+        return [] if sums is None else [(jobs[0], self._finish_scoring(jobs[0], sums))]
 
     def choose_embeddings(self) -> list[EmbeddingJob]:
         """Choose the embeddings that the next pass serves."""

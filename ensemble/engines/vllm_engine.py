@@ -52,6 +52,10 @@ class VllmEngine:
 
     Inside are at most ``max_batch`` and ``max_waiting`` requests together; a completion that nobody reads holds one
     output, into which vLLM merges what follows.
+
+    Logits that are not numbers fail their request and none that runs beside it. But vLLM does not clean its cache's
+    blocks, and some of its attention kernels multiply what they mask with zero, which a NaN outlasts: whoever gets such
+    a block next may get the same error, and never a text of it.
     """
 
     def __init__(
@@ -145,9 +149,14 @@ class VllmEngine:
         )
 
     def stats(self) -> EngineStats:
-        """Read what was counted here and what vLLM said of its last step."""
-        running = self._counters.running_requests
-        return EngineStats(**asdict(self._counters), waiting_requests=max(0, self._num_inside - running))
+        """Read what was counted here and what vLLM said of its last step.
+
+        An aborted request runs until vLLM says that it does not; one that was scored, as its sequences that are left.
+        """
+        loaded, figures = self._loaded, asdict(self._counters)
+        figures["waiting_requests"] = max(0, self._num_inside - figures["running_requests"])
+        figures["running_requests"] += 0 if loaded is None else loaded.recorder.num_left
+        return EngineStats(**figures)
 
     async def check_health(self) -> None:
         """Say whether vLLM's processes are all there."""
@@ -178,9 +187,9 @@ class VllmEngine:
         if self._starting is not None:
             await asyncio.wait([self._starting])
         loaded, self._loaded = self._loaded, None
+        self._encoding.shutdown(wait=False)
         if loaded is not None:
             await loaded.close()
-        self._encoding.shutdown(wait=False)
 
     def _check_started(self) -> LoadedVllm:
         if self._closed_because is not None:

@@ -51,20 +51,20 @@ def load_vllm(
     """
     folder = resolve_checkpoint(checkpoint, cache_dir=cache_dir, on_phase=on_phase)
     # A shape without weights is a checkpoint, too, when they are made up.
-    described = read_config(folder) if config.load_format == "dummy" else check_folder(folder)
-    _check_generates(folder, described)
+    _check_generates(folder, read_config(folder) if config.load_format == "dummy" else check_folder(folder))
     tokenizer = load_tokenizer(folder)
     text_config = AutoConfig.from_pretrained(folder, local_files_only=True).get_text_config()
-    encoder = TokenEncoder(
-        tokenizer, prompt_format, add_bos=config.add_bos, vocab_size=text_config.vocab_size, member=member
-    )
+    num_words = text_config.vocab_size
+    encoder = TokenEncoder(tokenizer, prompt_format, add_bos=config.add_bos, vocab_size=num_words, member=member)
     prior_prompt = encoder.encode_pmi_prompt() if prompt_format.scoring == "pmi" else ()
-    model_context = getattr(text_config, "max_position_embeddings", None)
-    max_context = min(config.max_context, model_context or config.max_context)
+    max_context = min(config.max_context, getattr(text_config, "max_position_embeddings", None) or config.max_context)
+    eos_tokens = _find_eos_tokens(folder, tokenizer)
+    decoder = Tokenizer.from_str(encoder.backend.to_str())
+    args = build_engine_args(config, folder=folder, max_context=max_context)
+    on_phase("load", 0.0)
+    # Nothing that can fail comes after the start: nobody would end the processes.
     log, recorder = ProcessLog(), StepRecorder()
     try:
-        args = build_engine_args(config, folder=folder, max_context=max_context)
-        on_phase("load", 0.0)
         with vllm_environment(log, threads=config.threads):
             llm = _start(args, checkpoint=checkpoint, log=log, recorder=recorder)
     except BaseException:
@@ -77,9 +77,9 @@ def load_vllm(
         log=log,
         recorder=recorder,
         encoder=encoder,
-        decoder=Tokenizer.from_str(encoder.backend.to_str()),
+        decoder=decoder,
         rule=ScoringRule(prompt_format.scoring, prior_prompt=prior_prompt, member=member),
-        eos_tokens=_find_eos_tokens(folder, tokenizer),
+        eos_tokens=eos_tokens,
         max_context=max_context,
         lora=LoRARequest("adapter", 1, str(Path(config.lora).expanduser())) if config.lora else None,
     )

@@ -1,22 +1,30 @@
-"""Starting vLLM's processes: what they read from the environment, and the cause when they fail.
+"""Starting vLLM's processes: what they read from the environment, the cause when they fail, and that they do not stay.
 
 vLLM raises "see the stack trace above" in this process and writes the cause, with a trace a process, into its log.
 So its processes also log errors into a file, where the cause is found again; on the screen they only warn.
+
+A process of vLLM's waits for its next request without an end, and keeps its memory, when the one that would send it was
+killed. So each watches the one that started it. Setting up the log is what runs our code in them.
 """
 
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import re
 import shutil
 import tempfile
+import threading
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ensemble.errors import ConfigError
+
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
+    from multiprocessing.process import BaseProcess
 
 _CAUSE = re.compile(r"^(?:\w+\.)*(\w*(?:Error|Exception)): *(.*)")
 _ECHOES = ("EngineDeadError", "EngineGenerateError", "CancelledError", "DeprecationWarning")
@@ -28,7 +36,13 @@ _DEFAULTS = {
     # Each engine binding itself to cores of its choice would put all of a machine's engines on the same ones.
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",
     "TOKENIZERS_PARALLELISM": "false",
+    # A forked one would set up no log of its own, and have this process's threads' locks as they happened to be.
+    "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
 }
+_WATCH = "end-with-parent"
+_TURN = threading.Lock()
+"""The environment is the whole process's, so engines that start in one process do so one after another."""
+TURN_TIMEOUT_S = 1800.0
 _FORMATTER = {"format": "%(asctime)s %(levelname)s %(name)s: %(message)s"}
 
 
@@ -80,7 +94,9 @@ class ProcessLog:
                     "formatter": "plain",
                 },
             },
-            "filters": {"untraced": {"()": "ensemble.engines.vllm_processes.Untraced"}},
+            "filters": {
+                "untraced": {"()": "ensemble.engines.vllm_processes.enter_process", "folder": str(self._folder)}
+            },
             "loggers": {"vllm": {"handlers": ["screen", "errors"], "level": "WARNING", "propagate": False}},
         }
 
@@ -93,17 +109,43 @@ class Untraced:
         return bool(record.levelname != "ERROR")
 
 
+def enter_process(folder: str) -> Untraced:
+    """Give a process of vLLM's the filter of its log, and see to it that it and the log end with their owner."""
+    parent = multiprocessing.parent_process()
+    if parent is not None and all(thread.name != _WATCH for thread in threading.enumerate()):
+        threading.Thread(target=_end_with, args=(parent, folder), name=_WATCH, daemon=True).start()
+    return Untraced()
+
+
 @contextmanager
 def vllm_environment(log: ProcessLog, *, threads: int) -> Iterator[None]:
     """Set what vLLM and the processes that it starts inside the block read; what the operator has set stays.
 
     The environment is the only way: the processes are new ones, which inherit nothing else.
+
+    Raises:
+        ConfigError: another engine's block does not end.
     """
-    for name, value in _DEFAULTS.items():
-        os.environ.setdefault(name, value)
-    own = {"VLLM_LOGGING_CONFIG_PATH": str(log.config_file)}
-    if threads:
-        own["OMP_NUM_THREADS"] = str(threads)
+    if not _TURN.acquire(timeout=TURN_TIMEOUT_S):
+        raise ConfigError(
+            "engine",
+            f"another vLLM has been starting in this process for {TURN_TIMEOUT_S:g} s",
+            "see why it does not end, or run each in a process of its own",
+        )
+    try:
+        own = {name: value for name, value in _DEFAULTS.items() if name not in os.environ}
+        own |= {"VLLM_CONFIGURE_LOGGING": "1", "VLLM_LOGGING_CONFIG_PATH": str(log.config_file)}
+        if threads:
+            own["OMP_NUM_THREADS"] = str(threads)
+        with _environment(own):
+            yield
+    finally:
+        _TURN.release()
+
+
+@contextmanager
+def _environment(own: Mapping[str, str]) -> Iterator[None]:
+    """Set variables inside the block, and afterwards have those that were there before."""
     before = {name: os.environ.get(name) for name in own}
     os.environ.update(own)
     try:
@@ -111,6 +153,14 @@ def vllm_environment(log: ProcessLog, *, threads: int) -> Iterator[None]:
     finally:
         for name, old in before.items():
             if old is None:
-                del os.environ[name]
+                # vLLM may have taken it away itself.
+                os.environ.pop(name, None)
             else:
                 os.environ[name] = old
+
+
+def _end_with(parent: BaseProcess, folder: str) -> None:
+    """Wait for the parent's end, which the system tells however it came, then end at once: nothing is left to do."""
+    parent.join()
+    shutil.rmtree(folder, ignore_errors=True)
+    os._exit(1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from typing import TYPE_CHECKING
 
 from vllm.v1.metrics.loggers import StatLoggerBase
@@ -12,21 +13,31 @@ if TYPE_CHECKING:
     from vllm.config import VllmConfig
     from vllm.v1.metrics.stats import IterationStats, MultiModalCacheStats, SchedulerStats
 
+_MAX_ABORTS = 4096
+"""Aborts that are followed up; of more between two steps, the oldest are forgotten."""
+
 
 class StepRecorder(StatLoggerBase):
     """Gets vLLM's statistics after every step, on the event loop, before the step's tokens reach whoever reads them.
 
     ``counters`` are those that are added to. ``num_wanted`` counts the sequences that were handed to vLLM and not
-    taken back, so a step that ran more of them still ran an aborted one.
+    taken back; what vLLM holds beyond them was aborted. A sequence that is on its way to vLLM hides one of these.
     """
 
     def __init__(self, vllm_config: VllmConfig | None = None, engine_index: int = 0) -> None:
         del vllm_config, engine_index
         self.counters = Counters()
         self.num_wanted = 0
-        self.num_running = 0
-        """Sequences that vLLM runs, as of its last step."""
-        self._steps_since_abort = 0
+        self.num_held = 0
+        """Sequences that vLLM runs or has waiting, as of its last step."""
+        self._num_steps = 0
+        self._steps_before_abort: deque[int] = deque(maxlen=_MAX_ABORTS)
+        """Of the aborts that vLLM has yet to follow, oldest first: how many steps there had been."""
+
+    @property
+    def num_left(self) -> int:
+        """Aborted sequences that vLLM still holds, as of its last step."""
+        return max(0, self.num_held - self.num_wanted)
 
     def record(
         self,
@@ -39,14 +50,13 @@ class StepRecorder(StatLoggerBase):
         if scheduler_stats is None:
             return
         num_finished = len(iteration_stats.finished_requests) if iteration_stats is not None else 0
-        self.num_running = scheduler_stats.num_running_reqs
+        num_running = scheduler_stats.num_running_reqs
+        self.num_held = num_running + scheduler_stats.num_waiting_reqs + scheduler_stats.num_skipped_waiting_reqs
         self.counters.cache_share = scheduler_stats.kv_cache_usage
-        num_served = self.num_running + num_finished
+        num_served = num_running + num_finished
         if num_served:
             self.counters.count_pass(num_served)
-        if self.num_running > self.num_wanted:
-            self._steps_since_abort += 1
-            self.counters.max_steps_to_abort = max(self.counters.max_steps_to_abort, self._steps_since_abort)
+        self._follow_aborts()
 
     def enter(self) -> None:
         """Count a sequence that vLLM is given."""
@@ -56,7 +66,16 @@ class StepRecorder(StatLoggerBase):
         """Count a sequence that has ended or is not wanted any more."""
         self.num_wanted -= 1
         if is_aborted:
-            self._steps_since_abort = 0
+            self._steps_before_abort.append(self._num_steps)
 
     def log_engine_initialized(self) -> None:
         """Say nothing: the member's start is logged as every engine's."""
+
+    def _follow_aborts(self) -> None:
+        """Forget the aborts that vLLM has followed, oldest first as it does; count the steps of the oldest one left."""
+        self._num_steps += 1
+        while len(self._steps_before_abort) > self.num_left:
+            self._steps_before_abort.popleft()
+        if self._steps_before_abort:
+            num_steps = self._num_steps - self._steps_before_abort[0]
+            self.counters.max_steps_to_abort = max(self.counters.max_steps_to_abort, num_steps)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from ensemble.checkpoints.measure import measure_checkpoint
 from ensemble.checkpoints.reference import HubReference, parse_reference
 from ensemble.config import MemberConfig, Spec, cache_dir
 from ensemble.engines.footprint import GIB, PROCESS_BYTES, Footprint, measure_footprint
@@ -114,13 +115,30 @@ def _measure(where: str, member: MemberConfig, absent: Absent) -> Footprint | No
     try:
         return measure_member(member)
     except CheckpointError as error:
-        if absent == "anywhere" or (absent == "hub" and _is_on_hub(member.checkpoint)):
+        if absent == "anywhere":
             return None
+        failures = _find_failures(member)
+        on_hub = {field for field in failures if absent == "hub" and _is_on_hub(member.checkpoint_by_field[field])}
+        if failures and on_hub == set(failures):
+            return None
+        # Without any, the checkpoint was measured and does not suit its engine.
+        field, failure = next((one for one in failures.items() if one[0] not in on_hub), ("checkpoint", error))
         raise CheckpointError(
-            f"{where}.checkpoint", f"member {member.name}: {error.where}: {error.problem}", error.remedy
+            f"{where}.{field}", f"member {member.name}: {failure.where}: {failure.problem}", failure.remedy
         ) from error
     except ConfigError as error:
         raise ConfigError(f"{where}.{error.where}", error.problem, error.remedy) from error
+
+
+def _find_failures(member: MemberConfig) -> dict[str, CheckpointError]:
+    """Say which of a member's checkpoints cannot be measured here, by field, and why."""
+    failures = {}
+    for field, reference in member.checkpoint_by_field.items():
+        try:
+            measure_checkpoint(reference, has_weights=member.has_weights, cache_dir=checkpoint_cache())
+        except CheckpointError as error:
+            failures[field] = error
+    return failures
 
 
 def _is_on_hub(reference: str) -> bool:

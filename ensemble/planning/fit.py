@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ensemble.config import MemberConfig
-from ensemble.engines.config import EngineConfig
+from ensemble.engines.config import EngineConfig, VllmEngineConfig
 from ensemble.engines.footprint import GIB, Footprint
 from ensemble.errors import ConfigError
 from ensemble.planning.demand import measure_member
-from ensemble.planning.machine import Gpu, query_gpus
+from ensemble.planning.machine import Gpu, ask_driver
 
 USABLE_SHARE = 0.96
 """Of a GPU's memory; the driver keeps some, and what is freed lies in pieces."""
@@ -42,8 +42,12 @@ def fit_engine(member: MemberConfig, footprint: Footprint, *, gpu_bytes: int) ->
         )
     if config.type != "vllm":
         return config
+    return _tell_vllm(config, share=share, cache_gib=room_bytes / GIB)
+
+
+def _tell_vllm(config: VllmEngineConfig, *, share: float, cache_gib: float | None) -> VllmEngineConfig:
     options = {"gpu_memory_utilization": round(share * USABLE_SHARE, 4), **config.options}
-    return config.model_copy(update={"kv_cache_gib": config.kv_cache_gib or room_bytes / GIB, "options": options})
+    return config.model_copy(update={"kv_cache_gib": config.kv_cache_gib or cache_gib, "options": options})
 
 
 def describe_need(footprint: Footprint | None) -> str:
@@ -61,9 +65,13 @@ def describe_need(footprint: Footprint | None) -> str:
 def find_gpus(visible: Sequence[str]) -> tuple[Gpu, ...]:
     """Find the GPUs that a process sees, given as the driver numbers or names them; in the order given.
 
-    One that the driver does not tell of keeps its name, and has no known memory.
+    One that the driver does not know, or all of them where its tool is not installed, keep their names, and have no
+    known memory.
+
+    Raises:
+        ConfigError: the driver's tool is there, and tells nothing: a number is no name that all processes agree on.
     """
-    known = query_gpus() if visible else ()
+    known = (ask_driver() if visible else ()) or ()
     found = []
     for name in visible:
         matching = [gpu for gpu in known if name == str(gpu.index) or gpu.uuid.startswith(name)]
@@ -72,14 +80,25 @@ def find_gpus(visible: Sequence[str]) -> tuple[Gpu, ...]:
 
 
 def fit_to_gpus(member: MemberConfig, gpus: Sequence[Gpu]) -> EngineConfig:
-    """Give the member's engine as it runs on these GPUs; without a GPU of known size, as the spec has it.
+    """Give the member's engine as it runs on these GPUs; without a GPU of known size, with what the spec says itself.
 
     Raises:
-        ConfigError: the member's share of the smallest is too small.
+        ConfigError: the member's share of the smallest is too small, or vLLM cannot be told how much its share is.
         CheckpointError: the checkpoint cannot be measured.
     """
+    if not member.is_on_gpu:
+        return member.engine
     sizes = [gpu.memory_bytes for gpu in gpus]
     known = [size for size in sizes if size is not None]
-    if not member.is_on_gpu or not known:
+    if known:
+        return fit_engine(member, measure_member(member), gpu_bytes=min(known))
+    share = member.resources.gpus
+    if member.engine.type != "vllm" or share >= 1:
         return member.engine
-    return fit_engine(member, measure_member(member), gpu_bytes=min(known))
+    if member.engine.kv_cache_gib is None:
+        raise ConfigError(
+            "engine.kv_cache_gib",
+            f"{member.name} has {share:g} of a GPU whose memory is not known here, so its cache cannot be planned",
+            "state it, or make `nvidia-smi` tell the GPU's memory there",
+        )
+    return _tell_vllm(member.engine, share=share, cache_gib=None)

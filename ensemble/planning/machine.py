@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import socket
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
+from ensemble.errors import ConfigError
+from ensemble.planning.container import limit_cpus, limit_memory
+
 GIB = 2**30
 QUERY_TIMEOUT_S = 30.0
 """The driver may have to wake up first."""
+QUERY_TRIES = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,19 +42,41 @@ class Node:
 
 def query_gpus() -> tuple[Gpu, ...]:
     """Ask NVIDIA's driver for this machine's GPUs; their devices alone where it does not answer."""
-    fields = "index,name,uuid,memory.total"
     try:
-        done = subprocess.run(  # noqa: S603 - the command is this one
-            ["nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader,nounits"],  # noqa: S607
-            capture_output=True,
-            text=True,
-            timeout=QUERY_TIMEOUT_S,
-            check=True,
-        )
-    except (OSError, subprocess.SubprocessError):
-        devices = [device for device in Path("/dev").glob("nvidia*") if re.fullmatch(r"nvidia\d+", device.name)]
-        return tuple(Gpu(index=index) for index in range(len(devices)))
-    return parse_gpus(done.stdout)
+        known = ask_driver()
+    except ConfigError:
+        known = None
+    if known is not None:
+        return known
+    devices = [device for device in Path("/dev").glob("nvidia*") if re.fullmatch(r"nvidia\d+", device.name)]
+    return tuple(Gpu(index=index) for index in range(len(devices)))
+
+
+def ask_driver() -> tuple[Gpu, ...] | None:
+    """Ask NVIDIA's driver for this machine's GPUs, twice if need be; None where its tool is not installed.
+
+    Raises:
+        ConfigError: the tool is there, and tells nothing.
+    """
+    tool = shutil.which("nvidia-smi")
+    if tool is None:
+        return None
+    command = [tool, "--query-gpu=index,name,uuid,memory.total", "--format=csv,noheader,nounits"]
+    problem = ""
+    for _ in range(QUERY_TRIES):
+        try:
+            done = subprocess.run(  # noqa: S603 - the command is this one
+                command, capture_output=True, text=True, timeout=QUERY_TIMEOUT_S, check=True
+            )
+        except subprocess.CalledProcessError as error:
+            problem = f"{error}: {' '.join((error.stdout + error.stderr).split())}"
+        except (OSError, subprocess.SubprocessError) as error:
+            problem = str(error)
+        else:
+            return parse_gpus(done.stdout)
+    raise ConfigError(
+        "resources.gpus", f"NVIDIA's driver does not tell of this machine's GPUs ({problem})", "see `nvidia-smi` there"
+    )
 
 
 def parse_gpus(table: str) -> tuple[Gpu, ...]:
@@ -65,11 +92,11 @@ def parse_gpus(table: str) -> tuple[Gpu, ...]:
 
 
 def local_node() -> Node:
-    """Describe this machine."""
+    """Describe this machine, or what of it the container and the cores that this process may use leave."""
     return Node(
         name=socket.gethostname(),
-        cpus=float(os.cpu_count() or 1),
-        memory_bytes=os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"),
+        cpus=limit_cpus(float(len(os.sched_getaffinity(0)))),
+        memory_bytes=limit_memory(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")),
         gpus=query_gpus(),
     )
 

@@ -4,8 +4,9 @@ The rule: replicas are placed from the largest down (more GPUs, then a larger sh
 Each goes where it leaves the least room: on the GPU with the smallest share left that is enough, or, without a GPU, on
 the node with the least memory left that is enough; ties go to the first node and GPU. Where that leads to a replica
 that fits nowhere, the last choice is taken back and the next best is tried, until all choices of ``MAX_STEPS`` are
-used up: so a placement that exists is found, unless there are very many replicas. Several GPUs of one replica lie on
-one node where that is possible, else on as few as possible.
+used up: so a placement that exists is found, unless there are very many replicas. Several GPUs of one replica are the
+smallest that will do, and lie on one node where that is possible at its turn; only else they lie on several, on as few
+as possible first.
 
 Ray places with the same preference for the GPU with the least room, one replica after another as they come, but takes
 no choice back. Shares are whole ten-thousandths, as Ray counts them.
@@ -13,6 +14,7 @@ no choice back. Shares are whole ten-thousandths, as Ray counts them.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -115,15 +117,40 @@ class Room:
     def _several_gpus(self, item: Item, hosts: Sequence[int]) -> Iterator[Spot]:
         fitting = {node: self._fitting(item, node) for node in range(len(self.nodes))}
         enough = sorted((n for n in hosts if len(fitting[n]) >= item.num_gpus), key=lambda node: len(fitting[node]))
+        seen = set()
         for node in enough:
-            yield Spot(node=node, gpus=tuple((node, gpu) for gpu in fitting[node][: item.num_gpus]))
+            if (described := self._describe(node)) not in seen:
+                seen.add(described)
+                for gpus in _choose(self._kinds(node, fitting[node]), item.num_gpus):
+                    yield Spot(node=node, gpus=gpus)
         if not enough:
             # The replica's own process lies beside the first of its GPUs.
             for host in sorted((n for n in hosts if fitting[n]), key=lambda node: -len(fitting[node])):
                 others = sorted((n for n in fitting if n != host), key=lambda node: -len(fitting[node]))
-                pairs = [(node, gpu) for node in (host, *others) for gpu in fitting[node]]
-                if len(pairs) >= item.num_gpus:
-                    yield Spot(node=host, gpus=tuple(pairs[: item.num_gpus]))
+                kinds = [kind for node in (host, *others) for kind in self._kinds(node, fitting[node])]
+                for gpus in _choose(kinds, item.num_gpus):
+                    if gpus[0][0] == host:
+                        yield Spot(node=host, gpus=gpus)
+
+    def _kinds(self, node: int, gpus: Sequence[int]) -> list[list[tuple[int, int]]]:
+        """Group a node's GPUs by size and by what is left of them, the smallest first."""
+        alike = defaultdict(list)
+        for gpu in gpus:
+            alike[self.nodes[node].gpus[gpu].memory_bytes or 0, self.shares[node][gpu]].append((node, gpu))
+        return [alike[kind] for kind in sorted(alike)]
+
+
+def _choose(kinds: Sequence[Sequence[tuple[int, int]]], number: int) -> Iterator[tuple[tuple[int, int], ...]]:
+    """Give every choice of so many GPUs that differs in kind, those with the most of the first kinds first."""
+    if sum(map(len, kinds)) < number:
+        return
+    if not kinds:
+        yield ()
+        return
+    first, *others = kinds
+    for taken in range(min(number, len(first)), -1, -1):
+        for rest in _choose(others, number - taken):
+            yield (*first[:taken], *rest)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

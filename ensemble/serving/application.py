@@ -57,8 +57,8 @@ def _bind(plan: DeploymentPlan, handles: Mapping[str, Application], serving: Ser
         health_check_timeout_s=serving.health_check_timeout_s,
         max_constructor_retry_count=CONSTRUCTOR_TRIES,
         max_replicas_per_node=plan.max_per_node or None,
-        # Old replicas count against a node's bound, so there might be no place for a new one before they end.
-        max_surge_percent=0 if plan.max_per_node else 100,
+        # Old replicas count against a node's bound and hold a GPU's share: a new one might wait for them for ever.
+        max_surge_percent=0 if plan.max_per_node or plan.resources.gpus else 100,
     )
     # Serve takes a random version where none is set, and then replaces what has not changed; its option is closed.
     deployment._version = plan.version  # noqa: SLF001

@@ -61,4 +61,6 @@ class ServeReplicaPicker:
             for result in results
             if isinstance(result, dict)
         )
-        return running + starting
+        # The board may not have heard yet that one of them is up.
+        up = {report.replica_id for report in running}
+        return running + tuple(report for report in starting if report.replica_id not in up)

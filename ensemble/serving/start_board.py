@@ -25,42 +25,59 @@ HEARTBEAT_S = 5.0
 LAST_WORD_TIMEOUT_S = 2.0
 READ_TIMEOUT_S = 2.0
 MAX_PROBLEM_CHARS = 2_000
+UNUSED_S = 24 * 3_600.0
+"""The board ends itself when it has heard nothing for so long; the next replica that starts starts another."""
 
 
 @ray.remote(num_cpus=0, max_restarts=-1)
 class StartBoard:
     """Keeps the notes; when it dies, replicas' next words make it whole again."""
 
-    def __init__(self) -> None:
+    def __init__(self, unused_s: float = UNUSED_S) -> None:
         self._notes = StartNotes()
+        self._unused_s = unused_s
+        self._end: asyncio.TimerHandle | None = None
 
-    def hear(self, replica: ReplicaName, phase: str, share: float, problem: str) -> None:
+    async def hear(self, replica: ReplicaName, phase: str, share: float, problem: str) -> None:
         """Take in where a replica is."""
         self._notes.hear(replica, phase, share, problem)
+        self._put_off_end()
 
-    def forget(self, replica: ReplicaName) -> None:
+    async def forget(self, replica: ReplicaName) -> None:
         """Forget a replica that is up."""
         self._notes.forget(replica)
+        self._put_off_end()
 
-    def tell(self, application: str) -> dict[str, tuple[ReplicaStart, ...]]:
+    async def tell(self, application: str) -> dict[str, tuple[ReplicaStart, ...]]:
         """Say where an application's replicas are, by deployment."""
         return self._notes.tell(application)
 
+    def _put_off_end(self) -> None:
+        if self._end is not None:
+            self._end.cancel()
+        self._end = asyncio.get_running_loop().call_later(self._unused_s, _end_self)
 
-def start_board() -> Any:
-    """Give the cluster's board; whoever needs it first starts it."""
+
+def _end_self() -> None:
+    ray.kill(ray.get_runtime_context().current_actor)
+
+
+def start_board(name: str = BOARD, *, unused_s: float = UNUSED_S) -> Any:
+    """Give the cluster's board; the replica that needs it first starts it.
+
+    It outlives that replica, so it must not be in the replica's placement group, as its children would be.
+    """
     return StartBoard.options(  # type: ignore[attr-defined]
-        name=BOARD, namespace=NAMESPACE, lifetime="detached", get_if_exists=True
-    ).remote()
+        name=name, namespace=NAMESPACE, lifetime="detached", get_if_exists=True, scheduling_strategy="DEFAULT"
+    ).remote(unused_s)
 
 
 def read_starts(application: str) -> dict[str, tuple[ReplicaStart, ...]]:
-    """Say where an application's replicas are, by deployment; nothing when the board does not answer."""
+    """Say where an application's replicas are, by deployment; nothing when there is no board, or it does not answer."""
     try:
-        starts: dict[str, tuple[ReplicaStart, ...]] = ray.get(
-            start_board().tell.remote(application), timeout=READ_TIMEOUT_S
-        )
-    except (RayError, TimeoutError):
+        board: Any = ray.get_actor(BOARD, namespace=NAMESPACE)
+        starts: dict[str, tuple[ReplicaStart, ...]] = ray.get(board.tell.remote(application), timeout=READ_TIMEOUT_S)
+    except (ValueError, RayError, TimeoutError):
         return {}
     return starts
 

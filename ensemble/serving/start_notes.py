@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 
 from ensemble.router.replica_start import SILENT_S, ReplicaStart
 
+GONE_S = 4 * SILENT_S
+"""A replica that was silent for so long is gone, whether or not another one takes its place."""
 MAX_NOTES = 1_000
 """Replicas that are remembered; of more, those that were heard of longest ago are forgotten."""
 
@@ -41,8 +43,7 @@ class StartNotes:
         """Take in where a replica is; a ``problem`` says that its start ended there."""
         now_s = self.clock()
         before = self._note_by_replica.pop(replica, None)
-        if before is None:
-            self._forget_predecessors(replica, now_s)
+        self._forget_others(replica, now_s, with_failed=before is None)
         begun_s = before.begun_s if before is not None and before.phase == phase else now_s
         # Put in again, so that the order is that of the last word.
         self._note_by_replica[replica] = _Note(
@@ -54,12 +55,16 @@ class StartNotes:
     def forget(self, replica: ReplicaName) -> None:
         """Forget a replica that is up."""
         self._note_by_replica.pop(replica, None)
+        self._forget_others(replica, self.clock(), with_failed=False)
 
     def tell(self, application: str) -> dict[str, tuple[ReplicaStart, ...]]:
         """Say where an application's replicas are, by deployment, in the order of their last words."""
         now_s = self.clock()
         starts: dict[str, tuple[ReplicaStart, ...]] = {}
-        for replica, note in self._note_by_replica.items():
+        for replica, note in list(self._note_by_replica.items()):
+            if not note.problem and now_s - note.heard_s > GONE_S:
+                del self._note_by_replica[replica]
+                continue
             if replica.application != application:
                 continue
             until_s = note.heard_s if note.problem else now_s
@@ -74,9 +79,13 @@ class StartNotes:
             starts[replica.deployment] = (*starts.get(replica.deployment, ()), start)
         return starts
 
-    def _forget_predecessors(self, replica: ReplicaName, now_s: float) -> None:
-        """Forget the deployment's replicas that failed or fell silent: the new one is there in their place."""
+    def _forget_others(self, replica: ReplicaName, now_s: float, *, with_failed: bool) -> None:
+        """Forget the deployment's other replicas that fell silent, since this one is there in their place.
+
+        Those that failed are forgotten for a new one alone: one that started beside them is not in their place.
+        """
         for other, note in list(self._note_by_replica.items()):
             is_same = (other.application, other.deployment) == (replica.application, replica.deployment)
-            if is_same and (note.problem or now_s - note.heard_s > SILENT_S):
+            is_over = with_failed if note.problem else now_s - note.heard_s > SILENT_S
+            if is_same and is_over:
                 del self._note_by_replica[other]

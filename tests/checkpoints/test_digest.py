@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -9,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from ensemble.checkpoints.digest import DIGESTED, check_digest, compute_digest
+from ensemble.checkpoints.digest import DIGESTED, compute_digest, resolve_pinned
+from ensemble.checkpoints.resolve import resolve_checkpoint
 from ensemble.errors import CheckpointError
 from tests.checkpoints.tiny_models import build_llama, save, write_tiny_gguf
 
@@ -73,7 +75,7 @@ def test_another_weight_tokenizer_or_config_is_refused_with_both_digests(
     change(folder)
 
     with pytest.raises(CheckpointError, match="its digest is sha256:") as caught:
-        check_digest(str(folder), pinned)
+        resolve_pinned([str(folder)], pinned)
 
     assert pinned in str(caught.value)
     assert compute_digest(str(folder)) in str(caught.value)
@@ -84,7 +86,7 @@ def test_what_a_model_does_not_depend_on_does_not_count(folder: Path) -> None:
     (folder / "README.md").write_text("About this model")
     (folder / "training_args.bin").write_bytes(b"left by a trainer")
 
-    check_digest(str(folder), pinned)
+    assert resolve_pinned([str(folder)], pinned) == (folder,)
 
 
 def test_hashing_tells_how_far_it_is(folder: Path) -> None:
@@ -94,3 +96,56 @@ def test_hashing_tells_how_far_it_is(folder: Path) -> None:
 
     assert {name for name, _ in heard} == {"check digest"}
     assert heard[-1][1] == 1.0
+
+
+def test_several_are_pinned_by_the_lines_of_their_digests_in_order(folder: Path, original: Path) -> None:
+    change_the_config(folder)
+    lines = "".join(f"{compute_digest(str(one))}\n" for one in (original, folder))
+    printed = subprocess.run(["sha256sum"], input=lines.encode(), capture_output=True, check=True, timeout=60)  # noqa: S607
+
+    digest = compute_digest(str(original), str(folder))
+
+    assert digest == "sha256:" + printed.stdout.split()[0].decode()
+    assert resolve_pinned([str(original), str(folder)], digest) == (original, folder)
+    with pytest.raises(CheckpointError, match="its digest is sha256:"):
+        resolve_pinned([str(folder), str(original)], digest)
+
+
+@pytest.mark.parametrize("name", ["adapter_model.safetensors", "adapter_config.json"])
+def test_an_adapters_weights_and_config_are_pinned(folder: Path, tmp_path: Path, name: str) -> None:
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    for one in ("adapter_model.safetensors", "adapter_config.json"):
+        (adapter / one).write_text("{}")
+    pinned = compute_digest(str(folder), str(adapter))
+    (adapter / name).write_text('{"r": 8}')
+
+    with pytest.raises(CheckpointError, match="its digest is sha256:"):
+        resolve_pinned([str(folder), str(adapter)], pinned)
+
+
+def test_an_earlier_files_conversion_does_not_run_in_the_place_of_the_pinned_one(tmp_path: Path) -> None:
+    file, cache = tmp_path / "tiny.gguf", tmp_path / "cache"
+    write_tiny_gguf(file)
+    before = file.stat()
+    earlier = resolve_checkpoint(str(file), cache_dir=cache)
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    # As of a file that was unpacked from an archive: path, size and time are those of the earlier one.
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert resolve_checkpoint(str(file), cache_dir=cache) == earlier
+
+    (folder,) = resolve_pinned([str(file)], compute_digest(str(file)), cache_dir=cache)
+
+    assert folder != earlier
+    assert compute_digest(str(file)).removeprefix("sha256:")[:16] in folder.name
+
+
+def test_a_gguf_file_that_is_not_the_pinned_one_is_not_converted(tmp_path: Path) -> None:
+    file = write_tiny_gguf(tmp_path / "tiny.gguf")
+
+    with pytest.raises(CheckpointError, match="its digest is sha256:"):
+        resolve_pinned([str(file)], f"sha256:{'0' * 64}", cache_dir=tmp_path / "cache")
+
+    assert not (tmp_path / "cache").exists()

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
-import shutil
 import signal
 import socket
 from pathlib import Path
@@ -75,12 +73,9 @@ def test_a_gpu_that_no_node_has_is_refused_with_its_place(tmp_path: Path) -> Non
         exit_code = process.wait(START_TIMEOUT_S)
 
     told = output.read_text("utf-8")
-    logs = re.search(r"Ray's logs: (/\S+)", told)
-    assert logs is not None, told
-    shutil.rmtree(logs[1])
     assert exit_code == 2, told
-    assert told.splitlines()[-1].startswith("ensemble: members[2].resources.gpus: it is 999")
-    assert "Traceback" not in told
+    problem = "all replicas together ask for 999, but the machines have 0"
+    assert told.splitlines() == [f"ensemble: resources.gpus: {problem}; ask for less, or add a node"]
 
 
 @pytest.mark.timeout(600)

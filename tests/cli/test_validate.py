@@ -51,6 +51,12 @@ BAD_SPECS = {
         GOOD.replace("engine: {type: echo}", "checkpoint: 'cache:nowhere'", 1),
         ("members[0].checkpoint", "nowhere", "ensemble compress"),
     ),
+    "a missing folder in a fused group": (
+        GOOD.replace(
+            "engine: {type: echo}", "checkpoint: org/name, engine: {type: fused, others: [org/other, ./nowhere]}", 1
+        ),
+        ("members[0].engine.others[1]", "nowhere", "ensemble compress"),
+    ),
     "a missing package": (
         GOOD.replace("engine: {type: echo}", "checkpoint: 'package:no_such_package/x.gguf'", 1),
         ("members[0].checkpoint", "no_such_package", "install it"),

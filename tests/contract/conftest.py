@@ -43,11 +43,11 @@ def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     return _run_one_checkpoint(request, tmp_path_factory)
 
 
-@pytest.fixture(scope="session", params=["embedded", "fused_with_itself"])
+@pytest.fixture(scope="session", params=["embedded", *FUSED])
 def parrot(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Subject:
     """Give the engines that run a model which says PARROT_TEXT a byte at a time and breaks at ``#``."""
     checkpoint = save_parrot(tmp_path_factory.mktemp("parrot"), PARROT_TEXT, broken_by="#")
-    config = embedded_config if request.param == "embedded" else fused_config(checkpoint, "logit_mix_linear")
+    config = embedded_config if request.param == "embedded" else fused_config(checkpoint, request.param)
     return Subject(checkpoint=checkpoint, config=config, long_prompt="a")
 
 

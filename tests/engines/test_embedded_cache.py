@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+import resource
+from contextlib import contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from ensemble.engines.block_pool import BLOCK_TOKENS
 from ensemble.engines.forward_passes import ForwardPasses
+from ensemble.engines.fused_passes import FusedPasses
+from ensemble.engines.paged_cache import PagedLayer
 from ensemble.engines.prompt_format import PromptFormat
 from ensemble.errors import ConfigError, MemberError
 from ensemble.generation import EmbeddingRequest, GenerationParameters, GenerationRequest, ScoringRequest
 from tests.engines.embedded_runs import make_prompt, mean_logprob_plainly, read, read_together, running, text_of
+from tests.engines.fused_runs import running_fused
+from tests.engines.tiny_checkpoints import save_random_llama
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterator
+
     from ensemble.engines.paged_cache import PagedCache
 
 # Two layers' keys and values, two heads of eight float32 numbers.
@@ -27,17 +36,32 @@ def gib(num_tokens: int) -> float:
     return num_tokens * BYTES_PER_TOKEN / 2**30
 
 
+@contextmanager
+def memory_left(*, gib: int) -> Iterator[None]:
+    """Let this process have so much more address space."""
+    limits = resource.getrlimit(resource.RLIMIT_AS)
+    taken_bytes = int(Path("/proc/self/statm").read_text("utf-8").split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (taken_bytes + gib * 2**30, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, limits)
+
+
 @pytest.fixture
 def caches(monkeypatch: pytest.MonkeyPatch) -> list[PagedCache]:
     """Collect the caches that engines make; an engine's own is its last."""
     made: list[PagedCache] = []
-    new_cache = ForwardPasses.new_cache
 
-    def make(passes: ForwardPasses, *, num_tokens: int, reuses_prefixes: bool = True) -> PagedCache:
-        made.append(new_cache(passes, num_tokens=num_tokens, reuses_prefixes=reuses_prefixes))
-        return made[-1]
+    def collect(new_cache: Callable[..., PagedCache]) -> Callable[..., PagedCache]:
+        def make(*args: Any, **options: Any) -> PagedCache:
+            made.append(new_cache(*args, **options))
+            return made[-1]
 
-    monkeypatch.setattr(ForwardPasses, "new_cache", make)
+        return make
+
+    for passes in (ForwardPasses, FusedPasses):
+        monkeypatch.setattr(passes, "new_cache", collect(passes.new_cache))
     return made
 
 
@@ -57,6 +81,26 @@ async def test_the_stated_bound_is_kept_while_requests_that_need_more_wait(
     assert num_bytes == 128 * BYTES_PER_TOKEN
     assert most == 2
     assert share == 0
+
+
+async def test_the_whole_cache_is_there_before_the_first_request(checkpoint: str, caches: list[PagedCache]) -> None:
+    async with running(checkpoint, max_batch=3, max_context=64):
+        num_bytes = caches[-1].num_bytes
+    async with running_fused([checkpoint] * 2, max_batch=3, max_context=64):
+        num_bytes_fused = caches[-1].num_bytes
+
+    assert (num_bytes, num_bytes_fused) == (3 * 64 * BYTES_PER_TOKEN, 2 * 3 * 64 * BYTES_PER_TOKEN)
+
+
+async def test_a_cache_for_which_there_is_no_memory_is_refused_at_the_start(tmp_path: Path) -> None:
+    checkpoint = save_random_llama(tmp_path, head_dim=256)
+    with (
+        memory_left(gib=2),
+        pytest.raises(ConfigError, match=r"kv_cache_gib: the cache of 1048576 tokens cannot be made: .*Memory"),
+    ):
+        # 8 GiB.
+        async with running(checkpoint, max_batch=256, max_context=4096):
+            pass
 
 
 async def test_a_bound_that_holds_no_request_is_refused_at_the_start(checkpoint: str) -> None:
@@ -151,6 +195,42 @@ async def test_long_readings_get_room_although_completions_keep_coming(checkpoin
     expected = [mean_logprob_plainly(checkpoint, make_prompt(40), choice) for choice in ("w1", "w2 w3")]
     assert scores.result().logprobs == pytest.approx(expected, abs=1e-3)
     assert len(vectors.result().vectors) == 1
+
+
+async def test_no_kind_of_request_starves_where_there_is_room_for_one(checkpoint: str) -> None:
+    options = {"max_batch": 16, "max_context": 64, "max_step_tokens": 16, "kv_cache_gib": gib(64)}
+    ended: list[str] = []
+
+    async def note_end(kind: str, answer: Awaitable[object]) -> None:
+        await answer
+        ended.append(kind)
+
+    async with running(checkpoint, AS_IT_IS, **options) as engine, asyncio.TaskGroup() as group:
+        for n in range(6):
+            scoring = ScoringRequest(request_id="s", prompt=make_prompt(40 + n), choices=("w1", "w2 w3"))
+            group.create_task(note_end("scoring", engine.score(scoring)))
+        for n in range(3):
+            embedding = EmbeddingRequest(request_id="e", texts=(make_prompt(50 + n),))
+            group.create_task(note_end("embedding", engine.embed(embedding)))
+            group.create_task(note_end("completion", text_of(engine, make_prompt(30 + n))))
+
+    # One of each kind, three times; then those of the kind that has more.
+    assert [sorted(ended[n : n + 3]) for n in (0, 3, 6)] == [["completion", "embedding", "scoring"]] * 3
+
+
+async def test_what_an_aborted_prompt_has_left_is_not_wiped(checkpoint: str, caches: list[PagedCache]) -> None:
+    async with running(checkpoint, max_batch=1, max_step_tokens=8, max_context=4096) as engine:
+        reading = asyncio.ensure_future(text_of(engine, make_prompt(3200)))
+        while engine.stats().steps < 8:  # noqa: ASYNC110 the thread counts, it sends no event
+            await asyncio.sleep(0)
+        reading.cancel()
+        await asyncio.wait([reading])
+        await text_of(engine, "w1", max_tokens=1)
+        layer = caches[-1].layers[0]
+
+    assert isinstance(layer, PagedLayer)
+    assert layer.keys is not None
+    assert int(layer.keys.flatten(1).any(1).sum()) >= 8 * 8
 
 
 async def test_an_aborted_request_gives_its_room_back_at_every_stage(checkpoint: str) -> None:

@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 
-from ensemble.engines.forward_passes import ForwardPasses
+from ensemble.engines.forward_passes import ForwardPasses, Segment
 from ensemble.engines.pass_faults import MAX_FAULTS_IN_A_ROW, PassFaults
 from ensemble.errors import MemberError
 from ensemble.generation import EmbeddingRequest, ScoringRequest
 from tests.engines.embedded_runs import make_prompt, read_together, running, text_of
+from tests.engines.fused_runs import encode_plainly
+from tests.engines.tiny_checkpoints import PARROT_TEXT
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -51,6 +53,29 @@ async def test_a_decoding_step_that_fails_fails_its_completions_and_nothing_else
     assert "the forward pass failed: RuntimeError: out of memory, say" in str(outcomes[0])
     assert again == expected
     assert (stats.running_requests, stats.waiting_requests, stats.cache_share) == (0, 0, 0)
+
+
+@pytest.mark.parametrize("failing", ["read", "step"])
+async def test_a_pass_that_writes_nan_and_fails_leaves_none_to_the_next(
+    parrot: str, monkeypatch: pytest.MonkeyPatch, failing: str
+) -> None:
+    run = getattr(ForwardPasses, failing)
+    broken = encode_plainly(parrot, "#")
+    fed = broken if failing == "step" else [Segment.of_prompt(8 * broken)]
+
+    def break_and_fail(passes: ForwardPasses, _: object, *places: Any) -> torch.Tensor:
+        monkeypatch.setattr(ForwardPasses, failing, run)
+        assert bool(run(passes, fed, *places).isnan().all())
+        return out_of_memory()
+
+    async with running(parrot) as engine:
+        monkeypatch.setattr(ForwardPasses, failing, break_and_fail)
+        with pytest.raises(MemberError, match="out of memory, say"):
+            await text_of(engine, "00000a")
+        # The short request gets the place of the one that failed, and stands beside a longer one.
+        texts = await read_together(engine, ["a", "0" * 50 + "a"])
+
+    assert texts == [PARROT_TEXT[1:]] * 2
 
 
 async def test_a_reading_that_fails_gives_its_room_back(checkpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:

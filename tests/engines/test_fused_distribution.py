@@ -1,4 +1,4 @@
-"""Speculative completions are distributed as the mixture's: chi-square tests over a small vocabulary.
+"""Completions of several checkpoints are distributed as they should: chi-square tests over a small vocabulary.
 
 Seeds are fixed, so a test that passes keeps passing. The threshold is what an exact engine falls below once in a
 thousand choices of seeds.
@@ -27,9 +27,10 @@ from tests.engines.fused_runs import WEIGHTS, decode_plainly, encode_plainly, eo
 from tests.engines.tiny_checkpoints import save_random_llama
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
+    from ensemble.engines.batch import Batch
     from ensemble.engines.engine_thread import Deliveries
 
 NUM_SAMPLES = 10_000
@@ -37,6 +38,7 @@ NUM_WORDS = 6
 NUM_TOKENS = 3
 PROMPT = "w1 w2 w3"
 P_THRESHOLD = 1e-3
+SPECULATIVE = {"method": "speculative", "max_draft": 4}
 _MAX_BATCH = 250
 _LEAST_EXPECTED = 5.0
 
@@ -48,12 +50,10 @@ def group(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, ...]:
 
 
 def _sample_texts(
-    group: Sequence[str], cache_dir: Path, *, pooling: str, **parameters: Any
-) -> tuple[Counter[str], Any]:
-    """Draw NUM_SAMPLES completions, many at once; give the pace too."""
-    config = fused_config(
-        group[1:], method="speculative", mixture=pooling, weights=WEIGHTS, max_batch=_MAX_BATCH, max_draft=4
-    )
+    group: Sequence[str], cache_dir: Path, *, options: dict[str, Any], **parameters: Any
+) -> tuple[Counter[str], Batch]:
+    """Draw NUM_SAMPLES completions, many at once; give what they were decoded with too."""
+    config = fused_config(group[1:], weights=WEIGHTS, max_batch=_MAX_BATCH, **options)
     model = load_fused(config, checkpoint=group[0], member="m", prompt_format=PromptFormat(), cache_dir=cache_dir)
     inbox = Inbox(member="m", max_jobs=NUM_SAMPLES)
     texts: dict[GenerationJob, str] = {}
@@ -72,12 +72,10 @@ def _sample_texts(
         while inbox.num_jobs:
             loop._turn()
     assert len(texts) == NUM_SAMPLES
-    batch = loop._batch
-    assert isinstance(batch, SpeculativeBatch)
-    return Counter(texts.values()), batch.pace
+    return Counter(texts.values()), loop._batch
 
 
-def _expect_texts(group: Sequence[str], *, pooling: str, temperature: float, top_p: float) -> dict[str, float]:
+def _expect_texts(group: Sequence[str], next_token: Callable[[list[int]], torch.Tensor]) -> dict[str, float]:
     """Give each text's probability, by going through all sequences of tokens."""
     prompt = encode_plainly(group[0], PROMPT)
     probability_by_text: defaultdict[str, float] = defaultdict(float)
@@ -85,10 +83,7 @@ def _expect_texts(group: Sequence[str], *, pooling: str, temperature: float, top
     for _ in range(NUM_TOKENS):
         going_on: dict[tuple[int, ...], float] = {}
         for tokens, reached in ends.items():
-            next_token = _shape(
-                mix_plainly(group, [*prompt, *tokens], pooling=pooling, weights=WEIGHTS)[-1], temperature, top_p
-            )
-            for token, probability in enumerate(next_token.tolist()):
+            for token, probability in enumerate(next_token([*prompt, *tokens]).tolist()):
                 if token == eos_of(group[0]):
                     probability_by_text[_text(group, tokens)] += reached * probability
                 else:
@@ -97,6 +92,22 @@ def _expect_texts(group: Sequence[str], *, pooling: str, temperature: float, top
     for tokens, reached in ends.items():
         probability_by_text[_text(group, tokens)] += reached
     return dict(probability_by_text)
+
+
+def _shape_mixture(group: Sequence[str], *, pooling: str, temperature: float = 1.0, top_p: float = 1.0) -> Any:
+    """Mix the checkpoints' next-token probabilities, then shape them."""
+    return lambda tokens: _shape(mix_plainly(group, tokens, pooling=pooling, weights=WEIGHTS)[-1], temperature, top_p)
+
+
+def _mix_shaped(group: Sequence[str], *, temperature: float = 1.0, top_p: float = 1.0) -> Any:
+    """Shape each checkpoint's next-token probabilities, then mix them."""
+
+    def next_token(tokens: list[int]) -> torch.Tensor:
+        alone = [mix_plainly([one], tokens, pooling="linear", weights=(1.0,))[-1] for one in group]
+        shaped = [_shape(probabilities, temperature, top_p) for probabilities in alone]
+        return torch.stack([weight * p for weight, p in zip(WEIGHTS, shaped, strict=True)]).sum(0)
+
+    return next_token
 
 
 def _text(group: Sequence[str], tokens: Sequence[int]) -> str:
@@ -144,11 +155,22 @@ def _p_value(counts: Counter[str], probability_by_text: dict[str, float]) -> flo
 def test_speculative_samples_are_the_mixture_s(
     group: tuple[str, ...], tmp_path: Path, pooling: str, parameters: dict[str, float]
 ) -> None:
-    counts, pace = _sample_texts(group, tmp_path, pooling=pooling, **parameters)
+    counts, batch = _sample_texts(group, tmp_path, options={**SPECULATIVE, "mixture": pooling}, **parameters)
 
+    assert isinstance(batch, SpeculativeBatch)
     # Proposals were kept, and some were not: both ways to a token were taken.
-    assert 0.1 < pace.num_kept / pace.num_settled < 0.95
-    assert _p_value(counts, _expect_texts(group, pooling=pooling, **parameters)) > P_THRESHOLD
+    assert 0.1 < batch.pace.num_kept / batch.pace.num_settled < 0.95
+    expected = _expect_texts(group, _shape_mixture(group, pooling=pooling, **parameters))
+    assert _p_value(counts, expected) > P_THRESHOLD
+
+
+@pytest.mark.parametrize("parameters", [{"temperature": 1.0}, {"temperature": 1.5, "top_p": 0.9}], ids=str)
+def test_mix_sample_s_samples_are_the_checkpoints_own_mixed(
+    group: tuple[str, ...], tmp_path: Path, parameters: dict[str, float]
+) -> None:
+    counts, _ = _sample_texts(group, tmp_path, options={"method": "mix_sample"}, **parameters)
+
+    assert _p_value(counts, _expect_texts(group, _mix_shaped(group, **parameters))) > P_THRESHOLD
 
 
 def _keep_all(mixed_SV: torch.Tensor, proposals: Sequence[Proposal]) -> torch.Tensor:
@@ -173,6 +195,6 @@ def test_the_test_of_the_distribution_sees_broken_acceptance(
     monkeypatch.setattr(fused_drafts, "_keep_or_replace", broken)
     torch.manual_seed(0)
 
-    counts, _ = _sample_texts(group, tmp_path, pooling="linear", temperature=1.0)
+    counts, _ = _sample_texts(group, tmp_path, options=SPECULATIVE, temperature=1.0)
 
-    assert _p_value(counts, _expect_texts(group, pooling="linear", temperature=1.0, top_p=1.0)) < P_THRESHOLD / 1000
+    assert _p_value(counts, _expect_texts(group, _shape_mixture(group, pooling="linear"))) < P_THRESHOLD / 1000

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 from ensemble.engines.block_pool import BLOCK_TOKENS, CacheRow
@@ -28,7 +29,7 @@ def _open(cache: PagedCache, capacity: int, tokens: tuple[int, ...] = ()) -> Cac
 
 
 def _fill(cache: PagedCache, row: CacheRow, *values: float) -> None:
-    cache.plan_read([row], range(len(values)), row.slots(len(values)), CPU)
+    cache.plan_read([row], range(len(values)), row.touch(len(values)), CPU)
     for layer in range(LAYERS):
         cache.update(_states(*values), -_states(*values), layer)
     row.num_tokens += len(values)
@@ -139,3 +140,41 @@ def test_an_unsound_row_leaves_no_trace() -> None:
     row.num_tokens = 2
 
     assert _seen(cache, row) == [0.0, 0.0, 99.0]
+
+
+def _refill(cache: PagedCache, value: float) -> None:
+    """Leave numbers in all blocks, and give these back."""
+    row = _open(cache, cache.num_tokens)
+    _fill(cache, row, *[value] * cache.num_tokens)
+    cache.close_row(row)
+
+
+@pytest.mark.parametrize("ahead", [0, BLOCK_TOKENS], ids=["its own", "a view's"])
+def test_what_a_pass_that_failed_has_written_is_zeroed_and_no_other_block(ahead: int) -> None:
+    cache = _cache(num_tokens=3 * BLOCK_TOKENS)
+    _refill(cache, 5.0)
+    row = _open(cache, cache.num_tokens)
+
+    # The pass ends before the row counts its tokens.
+    _fill(cache, row.view(ahead=ahead), float("nan"))
+    cache.close_row(row, is_sound=False)
+    row = _open(cache, cache.num_tokens)
+    row.num_tokens = cache.num_tokens - 1
+
+    num_zeros = ahead + BLOCK_TOKENS
+    assert _seen(cache, row) == [0.0] * num_zeros + [5.0] * (row.num_tokens - num_zeros) + [99.0]
+
+
+def test_a_single_row_whose_blocks_lie_side_by_side_is_seen_without_a_copy() -> None:
+    cache = _cache()
+    _open(cache, 1)
+    row = _open(cache, 2 * BLOCK_TOKENS)
+    values = [float(n) for n in range(BLOCK_TOKENS + 3)]
+    _fill(cache, row, *values)
+
+    seen = _seen(cache, row)
+    keys, _ = cache.update(_states(98.0), _states(98.0), 0)
+    cache.update(_states(97.0), _states(97.0), 0)
+
+    assert seen == [*values, 99.0]
+    assert keys[0, 0, :, 0].tolist() == [*values, 97.0]

@@ -26,6 +26,7 @@ from tests.engines.vllm_runs import (
     read_chunks,
     read_text,
     read_texts,
+    until_idle,
     vllm_config,
 )
 
@@ -131,14 +132,12 @@ async def test_vllm_itself_frees_the_place_of_a_client_that_has_gone(tiny_vllm: 
             GenerationRequest(request_id="g", prompt="w3", parameters=GenerationParameters(max_tokens=3000))
         )
         await anext(stream)
-        running_before = recorder.num_running
+        held_before = recorder.num_held
         await stream.aclose()
-        async with asyncio.timeout(30.0):
-            while recorder.num_running:  # noqa: ASYNC110 vLLM tells its logger, not us
-                await asyncio.sleep(0.001)
-        stats = engine.stats()
+        await until_idle(engine)
+        held_after, stats = recorder.num_held, engine.stats()
 
-    assert running_before == 1
+    assert (held_before, held_after) == (1, 0)
     assert stats.max_steps_to_abort <= 1
     assert (stats.aborted_requests, stats.running_requests) == (1, 0)
 
@@ -156,8 +155,9 @@ async def test_cancelling_a_scoring_takes_its_questions_out_of_vllm(tiny_vllm: S
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-        stats = engine.stats()
         left = set(loaded._request_ids)
+        await until_idle(engine)
+        stats = engine.stats()
 
     assert left == set()
     assert (stats.aborted_requests, stats.running_requests, stats.waiting_requests) == (1, 0, 0)

@@ -59,12 +59,39 @@ async def test_stop_strings_are_found_across_tokens_and_never_shown_in_part(parr
     assert chunks[-1].finish_reason is FinishReason.STOP
 
 
+async def test_logits_that_are_not_numbers_leave_what_runs_beside_them_alone(parrot: VllmEngine) -> None:
+    # In blocks that had no such logits yet.
+    async with asyncio.TaskGroup() as group:
+        sound = group.create_task(read_text(parrot, "a"))
+        with pytest.raises(MemberError, match="not numbers"):
+            await read_text(parrot, "#")
+
+    assert sound.result() == PARROT_TEXT[1:]
+
+
 async def test_logits_that_are_not_numbers_are_an_error_and_never_a_text_or_a_score(parrot: VllmEngine) -> None:
     with pytest.raises(MemberError, match="not numbers"):
         await read_text(parrot, "#")
     with pytest.raises(MemberError, match="not numbers"):
         await parrot.score(ScoringRequest(request_id="s", prompt="#", choices=("a",)))
     await parrot.check_health()
+
+
+async def test_whoever_gets_the_blocks_of_logits_that_are_not_numbers_gets_an_error_and_never_a_wrong_text(
+    parrot: VllmEngine,
+) -> None:
+    with pytest.raises(MemberError, match="not numbers"):
+        await read_text(parrot, "#")
+
+    outcomes = []
+    for _ in range(4):
+        try:
+            outcomes.append(await read_text(parrot, "a"))
+        except MemberError as error:
+            outcomes.append(error.problem)
+
+    assert PARROT_TEXT[1:] in outcomes
+    assert set(outcomes) <= {PARROT_TEXT[1:], "the model gave logits that are not numbers"}
 
 
 async def test_when_its_processes_die_requests_and_health_say_so_and_closing_leaves_none(parrot: VllmEngine) -> None:

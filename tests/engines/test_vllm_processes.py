@@ -7,11 +7,32 @@ import logging
 import logging.config
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
+from pathlib import Path
 
+import psutil
 import pytest
 
 from ensemble.engines.vllm_processes import MAX_CAUSE, ProcessLog, vllm_environment
+
+END_TIMEOUT_S = 20.0
+PARENT = """
+import json, logging.config, multiprocessing, os, time
+from pathlib import Path
+from ensemble.engines.vllm_processes import ProcessLog, vllm_environment
+
+def wait_for_requests():
+    # As vLLM does when it is imported.
+    logging.config.dictConfig(json.loads(Path(os.environ["VLLM_LOGGING_CONFIG_PATH"]).read_text("utf-8")))
+    print(os.getpid(), flush=True)
+    time.sleep(600)
+
+if __name__ == "__main__":
+    with vllm_environment(ProcessLog(), threads=1):
+        multiprocessing.get_context("spawn").Process(target=wait_for_requests, daemon=True).start()
+    time.sleep(600)
+"""
 
 
 @pytest.fixture
@@ -36,6 +57,10 @@ def environment_of_a_new_process() -> dict[str, str]:
     done = subprocess.run([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True, timeout=60, check=True)  # noqa: S603
     environment: dict[str, str] = json.loads(done.stdout)
     return environment
+
+
+def log_config_of_a_new_process() -> str | None:
+    return environment_of_a_new_process().get("VLLM_LOGGING_CONFIG_PATH")
 
 
 def test_the_cause_is_the_first_error_and_not_what_followed_from_it(log: ProcessLog) -> None:
@@ -76,7 +101,8 @@ def test_the_environment_is_set_inside_the_block_alone_and_the_operators_word_st
 ) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "7")
     monkeypatch.setenv("VLLM_CPU_OMP_THREADS_BIND", "0-3")
-    monkeypatch.delenv("VLLM_LOGGING_CONFIG_PATH", raising=False)
+    for name in ("VLLM_LOGGING_CONFIG_PATH", "VLLM_WORKER_MULTIPROC_METHOD"):
+        monkeypatch.delenv(name, raising=False)
 
     with vllm_environment(log, threads=2):
         inside = environment_of_a_new_process()
@@ -85,5 +111,65 @@ def test_the_environment_is_set_inside_the_block_alone_and_the_operators_word_st
     assert inside["OMP_NUM_THREADS"] == "2"
     assert inside["VLLM_CPU_OMP_THREADS_BIND"] == "0-3"
     assert inside["VLLM_LOGGING_CONFIG_PATH"] == str(log.config_file)
+    assert inside["VLLM_WORKER_MULTIPROC_METHOD"] == "spawn"
     assert after["OMP_NUM_THREADS"] == "7"
-    assert "VLLM_LOGGING_CONFIG_PATH" not in after
+    assert not {"VLLM_LOGGING_CONFIG_PATH", "VLLM_WORKER_MULTIPROC_METHOD"} & set(after)
+
+
+def test_a_variable_that_vllm_takes_away_is_no_error(log: ProcessLog, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("VLLM_LOGGING_CONFIG_PATH", raising=False)
+
+    with vllm_environment(log, threads=0):
+        monkeypatch.delenv("VLLM_LOGGING_CONFIG_PATH")
+
+    assert log_config_of_a_new_process() is None
+
+
+def test_engines_that_start_at_the_same_time_have_the_environment_one_after_the_other(
+    log: ProcessLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("VLLM_LOGGING_CONFIG_PATH", raising=False)
+    second_log, has_come = ProcessLog(), threading.Event()
+    read: list[str | None] = []
+
+    def start_second() -> None:
+        has_come.set()
+        with vllm_environment(second_log, threads=0):
+            read.append(log_config_of_a_new_process())
+
+    second = threading.Thread(target=start_second)
+    with vllm_environment(log, threads=0):
+        second.start()
+        has_come.wait()
+        second.join(0.2)
+        read_inside = [*read, log_config_of_a_new_process()]
+    second.join(END_TIMEOUT_S)
+    second_log.remove()
+
+    assert (read_inside, read) == ([str(log.config_file)], [str(second_log.config_file)])
+    assert log_config_of_a_new_process() is None
+
+
+def test_a_process_whose_parent_is_killed_ends_and_takes_its_log_along(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    program = tmp_path / "parent.py"
+    program.write_text(PARENT, "utf-8")
+    command = [sys.executable, str(program)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as parent:  # noqa: S603 - the program above
+        assert parent.stdout is not None
+        child = psutil.Process(int(parent.stdout.readline()))
+        was_alive = child.is_running()
+
+        parent.kill()
+        parent.wait()
+        _, alive = psutil.wait_procs([child], timeout=END_TIMEOUT_S)
+        # Whoever adopted it may leave it as a zombie.
+        left = [process for process in alive if process.status() != psutil.STATUS_ZOMBIE]
+        for process in left:
+            process.kill()
+
+    assert was_alive
+    assert left == []
+    assert list(tmp_path.iterdir()) == [program]

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from importlib.util import find_spec
+from pathlib import Path
 from shutil import copytree
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import psutil
 import pytest
@@ -18,10 +21,20 @@ from ensemble.errors import CheckpointError, ConfigError, MemberError
 from tests.engines.tiny_checkpoints import save_random_llama
 from tests.engines.vllm_runs import HEAD_DIM, NEEDS_VLLM, START_TIMEOUT, read_text, running_vllm, vllm_config
 
-if TYPE_CHECKING:
-    from pathlib import Path
-
 LONGEST_MESSAGE = 1000
+ROOT = Path(__file__).parents[2]
+END_TIMEOUT_S = 60.0
+REPLICA = """
+import asyncio, sys, psutil
+from tests.engines.vllm_runs import running_vllm
+
+async def run():
+    async with running_vllm(sys.argv[1]):
+        print(*(child.pid for child in psutil.Process().children(recursive=True)), flush=True)
+        await asyncio.sleep(600)
+
+asyncio.run(run())
+"""
 
 
 @pytest.fixture(scope="module")
@@ -38,6 +51,10 @@ async def start(checkpoint: str, prompt_format: PromptFormat | None = None, **op
 def test_without_vllm_the_error_names_the_extra() -> None:
     with pytest.raises(ConfigError, match=r"vllm needs the package vllm.*\[vllm\]"):
         build_engine(vllm_config(), checkpoint="x", member="m", prompt_format=PromptFormat())
+
+
+def test_a_load_format_is_one_in_any_spelling() -> None:
+    assert vllm_config(load_format="Dummy") == vllm_config(load_format="dummy")
 
 
 @pytest.mark.vllm
@@ -59,9 +76,10 @@ class TestBeforeAnyProcessStarts:
 
         assert len(str(caught.value)) < LONGEST_MESSAGE
 
-    async def test_a_format_of_pickles_is_refused(self, llama: str) -> None:
+    @pytest.mark.parametrize("load_format", ["pt", "PT", "NpCache"])
+    async def test_a_format_of_pickles_is_refused(self, llama: str, load_format: str) -> None:
         with pytest.raises(ConfigError, match="pickles"):
-            await start(llama, load_format="pt")
+            await start(llama, load_format=load_format)
 
     async def test_pickled_weights_are_refused(self, llama: str, tmp_path: Path) -> None:
         LlamaConfig(hidden_size=32).save_pretrained(tmp_path)
@@ -152,3 +170,25 @@ async def test_a_model_whose_logits_are_not_numbers_is_a_checkpoint_error(llama:
 
     with pytest.raises(CheckpointError, match="not numbers"):
         await start(str(tmp_path))
+
+
+@pytest.mark.vllm
+@pytest.mark.slow
+@NEEDS_VLLM
+@START_TIMEOUT
+def test_a_replica_that_is_killed_leaves_no_process_of_vllm_behind(llama: str) -> None:
+    command = [sys.executable, "-c", REPLICA, llama]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as replica:  # noqa: S603 - as above
+        assert replica.stdout is not None
+        processes = [psutil.Process(int(pid)) for pid in replica.stdout.readline().split()]
+        names = [process.name() for process in processes]
+
+        replica.kill()
+        replica.wait()
+        _, alive = psutil.wait_procs(processes, timeout=END_TIMEOUT_S)
+        left = [process for process in alive if process.status() != psutil.STATUS_ZOMBIE]
+        for process in left:
+            process.kill()
+
+    assert any("EngineCore" in name for name in names)
+    assert left == []

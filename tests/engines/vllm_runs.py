@@ -29,6 +29,7 @@ NEEDS_VLLM = pytest.mark.skipif(
 )
 START_TIMEOUT = pytest.mark.timeout(600.0)
 """A start takes half a minute on a machine that is idle, and many minutes on one that is not."""
+IDLE_TIMEOUT_S = 30.0
 HEAD_DIM = 32
 """The least that vLLM's CPU attention takes."""
 
@@ -107,6 +108,9 @@ class SharedVllm:
         class KeptVllm(LoadedVllm):
             async def close(self) -> None:
                 await self.llm.abort(list(self._request_ids))
+                async with asyncio.timeout(IDLE_TIMEOUT_S):
+                    while self.recorder.num_left:  # noqa: ASYNC110 vLLM tells its logger, not us
+                        await asyncio.sleep(0.001)
 
         of = self._loaded
         encoder = TokenEncoder(
@@ -128,6 +132,13 @@ class SharedVllm:
             eos_tokens=of.eos_tokens,
             max_context=min(config.max_context, of.max_context),
         )
+
+
+async def until_idle(engine: Engine) -> None:
+    """Wait until an engine says that it runs nothing."""
+    async with asyncio.timeout(IDLE_TIMEOUT_S):
+        while engine.stats().running_requests:  # noqa: ASYNC110 there is no event
+            await asyncio.sleep(0.001)
 
 
 async def read_chunks(engine: Engine, prompt: str, **parameters: Any) -> list[CompletionChunk]:

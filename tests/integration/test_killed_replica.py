@@ -31,10 +31,15 @@ def fragile(cluster: None) -> Iterator[RunningSystem]:  # noqa: ARG001 - it must
 def find_replica(application: str, deployment: str) -> psutil.Process:
     """Find a replica's process among this session's own, by the title that Ray gives it."""
     title = f"{application}:{deployment}"
-    (process,) = [
-        child for child in psutil.Process().children(recursive=True) if any(title in part for part in child.cmdline())
-    ]
+    (process,) = [child for child in psutil.Process().children(recursive=True) if title in _command(child)]
     return process
+
+
+def _command(process: psutil.Process) -> str:
+    try:
+        return " ".join(process.cmdline())
+    except psutil.Error:  # it has ended: another test's, whose parent has not looked yet
+        return ""
 
 
 async def ask(client: AsyncEnsembleClient) -> Decision:

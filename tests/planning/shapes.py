@@ -41,6 +41,8 @@ LLAMA_8B: dict[str, Any] = {
 LLAMA_8B_WEIGHTS = 8_030_261_248
 """Of meta-llama/Llama-3.1-8B, as its card and its safetensors index count them."""
 LLAMA_8B_INNER_LINEAR = 32 * (2 * 4096 * 4096 + 2 * 4096 * 1024 + 3 * 4096 * 14336)
+FP8_BYTES = 2 * LLAMA_8B_WEIGHTS - LLAMA_8B_INNER_LINEAR
+"""Of its weights, quantised at load."""
 
 
 def save_shape(folder: Path, config: Mapping[str, Any] = SHAPE) -> str:

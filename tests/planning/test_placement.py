@@ -120,3 +120,54 @@ def test_memory_and_cores_of_the_node_count_beside_the_gpus(memory_gib: int, *, 
     items = [Item(cpus=2 * UNIT, memory_bytes=16 * GIB, num_gpus=1, share=UNIT // 4)] * 4
 
     assert isinstance(find_spots(items, nodes), Misfit) is not fits
+
+
+def sized_node(*sizes_gib: int) -> Node:
+    """Make a node whose GPUs have these sizes."""
+    gpus = tuple(Gpu(index=index, memory_bytes=size * GIB) for index, size in enumerate(sizes_gib))
+    return Node(name="mixed", cpus=8.0, memory_bytes=64 * GIB, gpus=gpus)
+
+
+def whole(num_gpus: int, gib: int) -> Item:
+    """Make an item that takes whole GPUs of at least this size."""
+    return Item(cpus=0, memory_bytes=0, num_gpus=num_gpus, share=UNIT, gpu_bytes=gib * GIB)
+
+
+def test_several_gpus_leave_the_larger_ones_to_who_needs_them() -> None:
+    spots = placed([whole(2, 30), whole(1, 70)], [sized_node(80, 40, 40)])
+
+    assert spots == [((0, 1), (0, 2)), ((0, 0),)]
+
+
+def can_be_placed(items: list[Item], sizes_gib: list[int]) -> bool:
+    """Try everything: each item's GPUs in turn, in every order of the node's GPUs."""
+    for order in itertools.permutations(sizes_gib):
+        free = list(order)
+        for item in items:
+            taken, free = free[: item.num_gpus], free[item.num_gpus :]
+            if len(taken) < item.num_gpus or min(taken) * GIB < item.gpu_bytes:
+                break
+        else:
+            return True
+    return False
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    # Few sizes, so that many lists fill the node to the brim.
+    wanted=st.lists(st.tuples(st.integers(1, 2), st.sampled_from([20, 80])), min_size=2, max_size=3),
+    sizes_gib=st.lists(st.sampled_from([24, 96]), min_size=3, max_size=5),
+)
+def test_whole_gpus_of_several_sizes_are_found_exactly_when_they_are_there(
+    wanted: list[tuple[int, int]], sizes_gib: list[int]
+) -> None:
+    items = [whole(num_gpus, gib) for num_gpus, gib in wanted]
+
+    spots = find_spots(items, [sized_node(*sizes_gib)])
+
+    assert isinstance(spots, Misfit) != can_be_placed(items, sizes_gib)
+    if not isinstance(spots, Misfit):
+        taken = [gpu for spot in spots for _, gpu in spot.gpus]
+        assert len(taken) == len(set(taken)) == sum(item.num_gpus for item in items)
+        for item, spot in zip(items, spots, strict=True):
+            assert min(sizes_gib[gpu] for _, gpu in spot.gpus) * GIB >= item.gpu_bytes

@@ -5,28 +5,28 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from ensemble.config import MemberConfig, ResourcesConfig
+from ensemble.config import ResourcesConfig
 from ensemble.errors import CheckpointError, ConfigError
 from ensemble.planning.demand import Demand, build_demands
-from ensemble.planning.fit import USABLE_SHARE, find_gpus, fit_to_gpus
-from ensemble.planning.machine import Gpu, Node, make_nodes, parse_gpus
+from ensemble.planning.fit import USABLE_SHARE
+from ensemble.planning.machine import Node, make_nodes
 from ensemble.planning.plan import Plan, plan_demands, plan_spec
 from tests.planning.shapes import (
+    FP8_BYTES,
     LLAMA_8B,
-    LLAMA_8B_INNER_LINEAR,
-    LLAMA_8B_WEIGHTS,
     SHAPE,
     dummy_member,
     make_spec,
     save_shape,
+    save_weights,
 )
 
 GIB = 2**30
 H100 = make_nodes(1, gpus=1, gpu_memory_gib=80, cpus=16, memory_gib=128)
-FP8_BYTES = 2 * LLAMA_8B_WEIGHTS - LLAMA_8B_INNER_LINEAR
 
 
 @pytest.fixture(scope="module")
@@ -192,6 +192,46 @@ def test_a_checkpoint_of_another_machine_is_left_open_where_that_is_said(tmp_pat
     assert replica.demand.footprint is None
 
 
+def fused_member(checkpoint: str, other: str) -> dict[str, Any]:
+    return {
+        "name": "group",
+        "family": "group",
+        "checkpoint": checkpoint,
+        "engine": {"type": "fused", "others": [other], "max_context": 64},
+    }
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> str:
+    return save_weights(tmp_path / "tiny", {"a.weight": np.zeros((4, 4), np.float32)})
+
+
+def test_another_of_a_group_that_is_not_there_is_refused_by_its_field(tiny: str, tmp_path: Path) -> None:
+    spec = make_spec(fused_member(tiny, str(tmp_path / "nowhere")))
+
+    with pytest.raises(CheckpointError, match="nowhere") as caught:
+        build_demands(spec, absent="hub")
+
+    assert caught.value.where == "members[0].engine.others[0]"
+
+
+@pytest.mark.usefixtures("offline")
+def test_a_group_is_left_open_only_for_those_that_come_from_the_hub(tiny: str, tmp_path: Path) -> None:
+    hub, missing = "nobody/has-this-model", str(tmp_path / "nowhere")
+
+    for checkpoint, other in ((tiny, hub), (hub, tiny), (hub, hub)):
+        assert build_demands(make_spec(fused_member(checkpoint, other)), absent="hub")[0].footprint is None
+    with pytest.raises(CheckpointError, match="nowhere") as caught:
+        build_demands(make_spec(fused_member(hub, missing)), absent="hub")
+
+    assert caught.value.where == "members[0].engine.others[0]"
+
+
+@pytest.fixture
+def offline(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+
+
 def test_parallel_sizes_need_as_many_gpus() -> None:
     with pytest.raises(ValidationError, match=r"is 4, but resources\.gpus is 1"):
         make_spec(dummy_member("wide", "org/name", gpus=1, tensor_parallel_size=2, pipeline_parallel_size=2))
@@ -200,45 +240,3 @@ def test_parallel_sizes_need_as_many_gpus() -> None:
 def test_gpus_above_one_are_whole() -> None:
     with pytest.raises(ValidationError, match="only whole ones"):
         ResourcesConfig(gpus=1.5)
-
-
-def test_vllm_is_told_its_share_and_its_cache(llama_8b: str) -> None:
-    member = MemberConfig.model_validate(dummy_member("a", llama_8b, gpus=0.33, quantization="fp8", max_batch=256))
-
-    config = fit_to_gpus(member, [Gpu(index=0, memory_bytes=80 * GIB)])
-
-    assert config.type == "vllm"
-    assert config.options["gpu_memory_utilization"] == pytest.approx(0.33 * USABLE_SHARE, abs=1e-3)
-    assert config.kv_cache_gib is not None
-    assert config.kv_cache_gib * GIB == int(80 * GIB * 0.33 * USABLE_SHARE) - FP8_BYTES - 3 * GIB
-
-
-def test_what_the_spec_says_of_vllms_memory_stays(llama_8b: str) -> None:
-    engine: dict[str, Any] = {"kv_cache_gib": 2.0, "options": {"gpu_memory_utilization": 0.5}}
-    member = MemberConfig.model_validate(dummy_member("a", llama_8b, gpus=1, **engine))
-
-    config = fit_to_gpus(member, [Gpu(index=0, memory_bytes=80 * GIB)])
-
-    assert config == member.engine
-
-
-def test_a_replica_on_a_smaller_gpu_than_planned_says_so(llama_8b: str) -> None:
-    member = MemberConfig.model_validate(dummy_member("a", llama_8b, gpus=0.5))
-
-    with pytest.raises(ConfigError, match=r"this GPU, 24\.0 GiB"):
-        fit_to_gpus(member, [Gpu(index=0, memory_bytes=24 * GIB)])
-
-
-def test_the_drivers_table_is_read() -> None:
-    table = "0, NVIDIA H100 80GB HBM3, GPU-1a, 81559\n1, NVIDIA H100 80GB HBM3, GPU-2b, [N/A]\nNo devices\n"
-
-    gpus = parse_gpus(table)
-
-    assert [(gpu.index, gpu.uuid, gpu.memory_bytes) for gpu in gpus] == [
-        (0, "GPU-1a", 81559 * 2**20),
-        (1, "GPU-2b", None),
-    ]
-
-
-def test_a_gpu_that_no_driver_knows_keeps_its_name() -> None:
-    assert [gpu.uuid for gpu in find_gpus(["7", "MIG-x"])] == ["7", "MIG-x"]

@@ -91,3 +91,9 @@ def test_a_parallel_member_reserves_a_bundle_a_gpu() -> None:
 
 def test_other_members_reserve_no_bundles(spec: Spec) -> None:
     assert {one._replica_config.placement_group_bundles for one in bound_deployments(spec).values()} == {None}
+
+
+def test_a_replica_on_a_gpu_is_replaced_once_the_old_one_has_left_it(spec: Spec) -> None:
+    surges = {name: one._deployment_config.max_surge_percent for name, one in bound_deployments(spec).items()}
+
+    assert surges == {"member-cpu": 100, "member-gpu": 0, "voting": 100, "router": 100}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -32,7 +33,7 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     )
     assert done.returncode == 0, done.stderr[-2_000:]
     document: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return {**document, "locks": sorted(path.name for path in (folder / "locks").glob("*.holder-*"))}
+    return document
 
 
 def test_a_parallel_member_has_its_bundles_while_it_runs(seen: dict[str, Any]) -> None:
@@ -45,6 +46,18 @@ def test_its_bundles_are_free_once_it_is_gone(seen: dict[str, Any]) -> None:
 
 
 def test_two_members_share_one_gpu_and_take_turns_to_start(seen: dict[str, Any]) -> None:
+    waits = seen["shared"]["waits"]
+    first = [
+        re.fullmatch(r"waits for member outsider \(process \d+\) to start on GPU (\S+)", one[0])
+        for one in waits.values()
+    ]
+    later = [(name, line) for name, lines in waits.items() for line in lines[1:]]
+
     assert seen["shared"]["free"] == 3.0
-    # One note, by whoever started last, of the one GPU.
-    assert len(seen["locks"]) == 1
+    # Both wait for the one GPU's turn, and when it is free, one of them for the other.
+    assert set(waits) == {"member-a", "member-b"}
+    assert len({match and match[1] for match in first}) == 1
+    assert all(first)
+    assert len(later) == 1
+    waiting, line = later[0]
+    assert line.startswith("waits for member b" if waiting == "member-a" else "waits for member a")

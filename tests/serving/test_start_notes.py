@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ensemble.router.replica_start import SILENT_S
-from ensemble.serving.start_notes import MAX_NOTES, ReplicaName, StartNotes
+from ensemble.serving.start_notes import GONE_S, MAX_NOTES, ReplicaName, StartNotes
 
 
 class FakeClock:
@@ -57,6 +57,57 @@ def test_a_replica_that_fell_silent_is_told_so_until_another_takes_its_place() -
     notes.hear(name("its successor"), "process is up", 0.0, "")
 
     assert told(notes) == ["process is up for 0 s"]
+
+
+def test_a_killed_replica_whose_successor_speaks_soon_is_forgotten_once_it_is_silent() -> None:
+    clock = FakeClock()
+    notes = StartNotes(clock=clock)
+    notes.hear(name("killed"), "load", 0.0, "")
+    clock.now_s = 6.0
+    notes.hear(name("its successor"), "load", 0.0, "")
+    assert len(told(notes)) == 2
+
+    clock.now_s = SILENT_S + 1.0
+    notes.hear(name("its successor"), "load", 0.5, "")
+
+    assert told(notes) == ["load 50% for 10 s"]
+
+
+def test_a_killed_replica_is_forgotten_when_its_successor_is_up() -> None:
+    clock = FakeClock()
+    notes = StartNotes(clock=clock)
+    notes.hear(name("killed"), "load", 0.0, "")
+    clock.now_s = 6.0
+    notes.hear(name("its successor"), "load", 0.0, "")
+
+    clock.now_s = SILENT_S + 1.0
+    notes.forget(name("its successor"))
+
+    assert told(notes) == []
+
+
+def test_a_replica_that_is_gone_for_long_is_forgotten_without_a_successor() -> None:
+    clock = FakeClock()
+    notes = StartNotes(clock=clock)
+    notes.hear(name("killed"), "load", 0.0, "")
+    notes.hear(name("refused", deployment="member-b"), "load", 0.0, "it is cut short")
+
+    clock.now_s = GONE_S + 1.0
+
+    assert set(notes.tell("shop")) == {"member-b"}
+
+
+def test_a_failed_start_is_told_while_another_goes_on_beside_it() -> None:
+    clock = FakeClock()
+    notes = StartNotes(clock=clock)
+    notes.hear(name("1"), "load", 0.0, "")
+    notes.hear(name("2"), "load", 0.0, "")
+    notes.hear(name("1"), "load", 0.0, "it is cut short")
+
+    clock.now_s = SILENT_S + 1.0
+    notes.hear(name("2"), "load", 0.5, "")
+
+    assert [start.replica_id for start in notes.tell("shop")["member-a"]] == ["1", "2"]
 
 
 def test_a_start_that_failed_keeps_its_phase_and_its_time() -> None:

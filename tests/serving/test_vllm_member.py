@@ -75,10 +75,12 @@ async def test_a_client_that_leaves_its_stream_takes_its_request_out_of_vllm(sys
         async with aclosing(stream) as events:
             heard = [await anext(events) for _ in range(3)]
         after = await wait_for_stats(
-            client, "only-vllm", MEMBERS[0], lambda stats: stats.aborted_requests > before.aborted_requests
+            client,
+            "only-vllm",
+            MEMBERS[0],
+            lambda stats: stats.aborted_requests > before.aborted_requests and not stats.running_requests,
         )
 
     assert all(isinstance(event, TextPiece) for event in heard)
-    assert after.running_requests == 0
     assert after.max_steps_to_abort <= 1
     assert after.aborted_tokens - before.aborted_tokens < MANY
