@@ -6,8 +6,8 @@ them, writes `gpu.md`, and prints the line `RESULT gpu ...`.
 
     python benchmarks/gpu.py --out results --phase throughput-dense      one member through the whole path, beside bare
     python benchmarks/gpu.py --out results --phase throughput-pruned     vLLM, round by round on the same GPU
-    python benchmarks/gpu.py --out results --phase start                 three members on the GPU; run it five times
-    python benchmarks/gpu.py --out results --phase panel                 votes: latency, load, tokens wasted
+    python benchmarks/gpu.py --out results --phase start                 three members on the GPU; run it four times
+    python benchmarks/gpu.py --out results --phase panel                 once more; votes: latency, load, tokens wasted
     python benchmarks/gpu.py --out results --phase dense                 the dense model alone, through the same path
     python benchmarks/gpu.py --out results --phase report
 
@@ -162,8 +162,8 @@ def measure_panel(scale: Scale, out: Path) -> dict[str, Any]:
     """Ask the panel alone and at once, with an early stop, with everyone, and fewer members."""
 
     async def use(address: str) -> dict[str, Any]:
-        await ask_all(address, scale, "warm up", at_once=True)
-        found: dict[str, Any] = {}
+        warm = await ask_all(address, scale, "warm up", at_once=True, all_of=True)
+        found: dict[str, Any] = {"voted": warm.num_ballots == len(warm.latencies_s) * len(PANEL)}
         asked: dict[str, dict[str, Any]] = {
             "vote": {},
             "everyone": {"all_of": True},
@@ -211,7 +211,7 @@ def write_report(out: Path) -> str:
             rows.append((f"{shape}: whole path over the faster bare vLLM", f"{one['path_over_bare']:.3f}"))
             rows.append((f"{shape}: the path's prompt tokens that its cache had", _cached_share(one["counters"])))
             results[f"path_over_bare_{shape}"] = f"{one['path_over_bare']:.3f}"
-    starts = [one for name, one in found.items() if name.startswith("start-")]
+    starts = [one for name, one in found.items() if name.startswith("start-") or name == "panel"]
     if starts:
         good = sum(one.get("voted", False) for one in starts)
         took = ", ".join(f"{one['start_s']:.0f}" for one in starts if "start_s" in one)

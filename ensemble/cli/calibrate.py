@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ensemble.cli.terminal import printable, stderr_console, stdout_console
+from ensemble.cli.terminal import plain_table, printable, stderr_console, stdout_console
 from ensemble.cli.validate import SpecPath
 
 if TYPE_CHECKING:
@@ -101,7 +101,8 @@ def draw_members(calibration: Calibration, strategy: str) -> Table:
     """Draw each member's accuracy, its correction, and its weight in a strategy, the first one where that has none."""
     weighed = strategy if strategy in calibration.strategies else next(iter(calibration.strategies), "")
     weights = calibration.strategies[weighed].weight_by_member if weighed else {}
-    table = _table("member", "family", numbers=("accuracy", "95 % interval", "corrected", "no ballot", "temperature"))
+    figures = ("accuracy", "95 % interval", "corrected", "no ballot", "temperature")
+    table = plain_table("member", "family", numbers=figures, style="bold")
     table.add_column(f"weight ({weighed})", justify="right")
     for name, member in calibration.members.items():
         table.add_row(
@@ -119,9 +120,10 @@ def draw_members(calibration: Calibration, strategy: str) -> Table:
 
 def draw_strategies(calibration: Calibration) -> Table:
     """Draw what each strategy came to on held-out items."""
-    table = _table(
+    table = plain_table(
         "strategy",
         numbers=("held-out accuracy", "95 % interval", "p", "ECE before", "ECE after", "kappa", "certificates"),
+        style="bold",
     )
     table.add_column("risk stop: changed")
     for name, strategy in calibration.strategies.items():
@@ -143,7 +145,8 @@ def draw_strategies(calibration: Calibration) -> Table:
 def draw_sure_answers(calibration: Calibration) -> Table:
     """Draw how many held-out answers are at least so sure, and how many of those are right."""
     thresholds = [one.min_confidence for one in next(iter(calibration.strategies.values())).held_out.sure]
-    table = _table("answers at least this sure", numbers=tuple(f"{threshold:.2f}" for threshold in thresholds))
+    sureness = tuple(f"{threshold:.2f}" for threshold in thresholds)
+    table = plain_table("answers at least this sure", numbers=sureness, style="bold")
     for name, strategy in calibration.strategies.items():
         table.add_row(
             name,
@@ -157,7 +160,7 @@ def draw_sure_answers(calibration: Calibration) -> Table:
 
 def draw_stages(calibration: Calibration, strategies: Sequence[str]) -> Table:
     """Draw what asking the cheapest members first came to on held-out items, by some of the strategies."""
-    table = _table("in stages", "how", numbers=("cost saved", "accuracy", "full panel", "p", ""))
+    table = plain_table("in stages", "how", numbers=("cost saved", "accuracy", "full panel", "p", ""), style="bold")
     for name in strategies:
         for one in calibration.strategies[name].stages:
             table.add_row(
@@ -206,14 +209,3 @@ def _describe_risk(strategy: StrategyRecord) -> str:
         f"{held_out.num_risk_disagreements} of {held_out.num_risk_stops} votes stopped ({share:.2%}, "
         f"certified {held_out.risk_bound:.2%})"
     )
-
-
-def _table(*columns: str, numbers: tuple[str, ...]) -> Table:
-    from rich.table import Table  # noqa: PLC0415
-
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for column in columns:
-        table.add_column(column, style="bold", overflow="fold")
-    for column in numbers:
-        table.add_column(column, justify="right")
-    return table

@@ -16,7 +16,7 @@ from ensemble.calibration.figures import EvaluationFigures, SetFigures
 from ensemble.calibration.report import save_figures, save_report, worth_telling
 from ensemble.calibration.set_figures import build_figures
 from ensemble.cli.stored_votes import digests_of
-from ensemble.cli.terminal import printable, seconds
+from ensemble.cli.terminal import plain_table, printable, seconds
 from ensemble.config import Spec
 from ensemble.router.config import EnsembleConfig
 from ensemble.spec_file import load_calibrations
@@ -82,7 +82,7 @@ def show_figures(figures: EvaluationFigures, console: Console) -> None:
 
 def _draw_members(figures: SetFigures, cost_unit: str) -> Table:
     measures = [score.measure for score in figures.members[0].scores]
-    table = _table("member", numbers=(*measures, "no ballot", "tokens", f"{cost_unit}/item", "p50", "p95"))
+    table = plain_table("member", numbers=(*measures, "no ballot", "tokens", f"{cost_unit}/item", "p50", "p95"))
     for one in figures.members:
         table.add_row(
             Text(one.member),
@@ -97,7 +97,7 @@ def _draw_members(figures: SetFigures, cost_unit: str) -> Table:
 
 
 def _draw_strategies(figures: SetFigures) -> Table:
-    table = _table("strategy", "measure", numbers=("score", "against best member", "p", "ECE before", "after"))
+    table = plain_table("strategy", "measure", numbers=("score", "against best member", "p", "ECE before", "after"))
     for one in figures.strategies:
         table.add_row(
             Text(one.title),
@@ -112,7 +112,7 @@ def _draw_strategies(figures: SetFigures) -> Table:
 
 
 def _draw_savings(figures: SetFigures) -> Table:
-    table = _table("saving", "strategy", "how", numbers=("saved", "accuracy", "full panel", ""))
+    table = plain_table("saving", "strategy", "how", numbers=("saved", "accuracy", "full panel", ""))
     for one in worth_telling(figures.savings):
         table.add_row(
             Text(one.way),
@@ -124,13 +124,4 @@ def _draw_savings(figures: SetFigures) -> Table:
             "refused" if one.is_refused else "",
             style="dim" if one.is_refused else "",
         )
-    return table
-
-
-def _table(*texts: str, numbers: tuple[str, ...]) -> Table:
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for column in texts:
-        table.add_column(column, overflow="fold")
-    for column in numbers:
-        table.add_column(column, justify="right")
     return table

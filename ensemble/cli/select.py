@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ensemble.cli.calibrate import EnsembleName, EvaluationDir, Risk, SetNames
-from ensemble.cli.terminal import printable, stderr_console, stdout_console
+from ensemble.cli.terminal import plain_table, printable, stderr_console, stdout_console
 from ensemble.cli.validate import SpecPath
 from ensemble.errors import ConfigError
 
@@ -203,13 +203,7 @@ def show_selection(selection: Selection, console: Console, *, remarks: tuple[str
 
 
 def _draw_front(selection: Selection) -> Table:
-    from rich.table import Table  # noqa: PLC0415
-
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for column in ("Pareto front", "asked, and ended"):
-        table.add_column(column, overflow="fold")
-    for column in ("accuracy", selection.cost_unit, "ms"):
-        table.add_column(column, justify="right")
+    table = plain_table("Pareto front", "asked, and ended", numbers=("accuracy", selection.cost_unit, "ms"))
     for one in selection.front:
         figures = (f"{one.accuracy:.3f}", f"{one.cost:.4g}", f"{one.latency_s * 1_000:.4g}")
         style = "bold green" if one is selection.chosen else ""

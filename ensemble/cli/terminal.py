@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 
 from rich.console import Console
+from rich.table import Table
 
 FILE_WIDTH = 240
 
@@ -32,6 +33,16 @@ def last_line(text: str, *, width: int) -> str:
 def seconds(duration_s: float) -> str:
     """Write a duration so that three figures matter."""
     return f"{duration_s * 1_000:.0f} ms" if duration_s < 1 else f"{duration_s:.2f} s"
+
+
+def plain_table(*texts: str, numbers: tuple[str, ...] = (), style: str = "") -> Table:
+    """Make a table without lines: columns of text, which fold and may have a ``style``, then those of numbers."""
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for column in texts:
+        table.add_column(column, style=style, overflow="fold")
+    for column in numbers:
+        table.add_column(column, justify="right")
+    return table
 
 
 def stdout_console() -> Console:

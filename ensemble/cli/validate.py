@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ensemble.checkpoints.check_reference import check_reference
-from ensemble.cli.terminal import stdout_console
+from ensemble.cli.terminal import plain_table, stdout_console
 from ensemble.config import MemberConfig, Spec
 from ensemble.errors import CheckpointError
 from ensemble.router.config import QuorumConfig
@@ -60,7 +60,7 @@ def check_checkpoints(spec: Spec) -> None:
 
 
 def _draw_members(spec: Spec) -> Table:
-    table = _table("member", "family", "engine", "replicas", "cpus", "gpus", "weight", "checkpoint")
+    table = plain_table("member", "family", "engine", "replicas", "cpus", "gpus", "weight", "checkpoint")
     for member in spec.members:
         resources = member.resources
         _add_row(
@@ -78,7 +78,7 @@ def _draw_members(spec: Spec) -> Table:
 
 
 def _draw_ensembles(spec: Spec) -> Table:
-    table = _table("ensemble", "classify", "generate", "quorum", "members")
+    table = plain_table("ensemble", "classify", "generate", "quorum", "members")
     for ensemble in spec.ensembles:
         _add_row(
             table,
@@ -99,13 +99,6 @@ def _describe_quorum(quorum: QuorumConfig) -> str:
     families = "1 family" if quorum.min_families == 1 else f"{quorum.min_families} families"
     ending = "stops early" if quorum.stop_early else "waits for all"
     return f"weight {quorum.min_weight:g}, {families}, {ending}"
-
-
-def _table(*columns: str) -> Table:
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for column in columns:
-        table.add_column(column, overflow="fold")
-    return table
 
 
 def _add_row(table: Table, *cells: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ensemble.cli.calibrate import EnsembleName, EvaluationDir, SetNames
-from ensemble.cli.terminal import printable, stdout_console
+from ensemble.cli.terminal import plain_table, printable, stdout_console
 from ensemble.cli.validate import SpecPath
 from ensemble.errors import ConfigError
 
@@ -54,13 +54,7 @@ def weigh(spec: SpecPath, evaluation: EvaluationDir, *, ensemble: EnsembleName =
 
 def draw_weights(fit: LabelFreeFit, votes: StoredVotes) -> Table:
     """Draw each member's estimated accuracy, and the weight that follows from it."""
-    from rich.table import Table  # noqa: PLC0415
-
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for column in ("member", "family"):
-        table.add_column(column, overflow="fold")
-    for column in ("estimated accuracy", "weight"):
-        table.add_column(column, justify="right")
+    table = plain_table("member", "family", numbers=("estimated accuracy", "weight"))
     for voter in votes.voters:
         weight = fit.weight_by_member[voter.member]
         told = f"{weight:.3f}" if weight > 0 else "none: leave it out"

@@ -8,7 +8,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from vllm.exceptions import VLLMClientError
+from vllm.exceptions import VLLMNotFoundError, VLLMValidationError
 from vllm.inputs.engine import tokens_input
 from vllm.sampling_params import RequestOutputKind, SamplingParams
 from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
@@ -119,7 +119,7 @@ class LoadedVllm:
                     if output.outputs[0].finish_reason == "abort":
                         raise MemberError(self.member, "the engine was closed")
                     yield output
-        except (VLLMClientError, ValueError) as error:
+        except (VLLMValidationError, VLLMNotFoundError, ValueError) as error:
             raise MemberRefusedError(self.member, f"vLLM refuses the request ({error})") from error
         except (EngineDeadError, EngineGenerateError) as error:
             raise MemberError(self.member, self.describe_end()) from error
