@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 import os
-import re
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,12 +20,6 @@ from ensemble.voting.strategy import task_of
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 HEAVIEST = 1e6
 """A member's greatest weight: far above any sensible one, far below where sums of weights lose their exactness."""
-_TUNING = {
-    *("type", "device", "threads", "max_batch", "max_waiting", "max_step_tokens", "delay_s", "token_delay_s"),
-    *("kv_cache_gib", "prefix_caching", "tensor_parallel_size", "pipeline_parallel_size", "max_draft"),
-}
-"""Engines' options that leave the answers as they are."""
-_HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+(@[\w./-]+)?")
 
 
 class ResourcesConfig(BaseModel):
@@ -244,37 +235,6 @@ def _check_strategy(where: str, ensemble: EnsembleConfig, name: str, *, has_choi
     role, assistant = ensemble.assistants.for_round(get_strategy(name).second_round)
     if role and assistant is None:
         raise ValueError(f"{where} is {name!r}, which needs a member to ask again; name it as assistants.{role}")
-
-
-def fingerprint(member: MemberConfig) -> str:
-    """Name what a member's answers depend on, as far as a spec says it: 16 hexadecimal digits of a SHA-256.
-
-    That is the engine's type, its options and the prompt's where they are not the defaults, and the checkpoint: a hub's
-    id or a package's file whole, the last two parts of a path, which may lie elsewhere on another machine. Left out is
-    what changes only where, how fast and how often it answers.
-    """
-    facts = {
-        "checkpoint": _checkpoint_name(member.checkpoint),
-        "engine": member.engine.type,
-        "options": _options(member.engine),
-        "prompt": member.prompt.model_dump(mode="json", exclude_defaults=True),
-    }
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def _options(engine: EngineConfig) -> dict[str, Any]:
-    options = engine.model_dump(mode="json", exclude_defaults=True, exclude=_TUNING)
-    if "others" in options:
-        options["others"] = [_checkpoint_name(other) for other in options["others"]]
-    return options
-
-
-def _checkpoint_name(reference: str) -> str:
-    # A folder of two parts is spelt like a hub's id, and both are kept whole.
-    if reference.startswith("package:") or _HUB_ID.fullmatch(reference):
-        return reference
-    parts = [part for part in re.split(r"[/\\:]", reference) if part not in {"", "."}]
-    return "/".join(parts[-2:])
 
 
 def cache_dir() -> Path:

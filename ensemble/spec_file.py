@@ -13,9 +13,10 @@ from pydantic import BaseModel, ValidationError
 
 from ensemble.calibration.calibration_file import Calibration, check_fits, load_calibration
 from ensemble.checkpoints.reference import PACKAGE_PREFIX
-from ensemble.config import MemberConfig, Spec, cache_dir, fingerprint
+from ensemble.config import MemberConfig, Spec, cache_dir
 from ensemble.engines.config import FusedEngineConfig, VllmEngineConfig
 from ensemble.errors import ConfigError
+from ensemble.fingerprint import fingerprint
 from ensemble.router.config import CALIBRATED_STRATEGIES, EnsembleConfig
 
 CACHE_PREFIX = "cache:"

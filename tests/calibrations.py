@@ -14,7 +14,8 @@ from ensemble.calibration.calibration_file import (
     StrategyRecord,
     save_calibration,
 )
-from ensemble.config import MemberConfig, fingerprint
+from ensemble.config import MemberConfig
+from ensemble.fingerprint import fingerprint
 
 STRATEGY = "weighted_vote"
 

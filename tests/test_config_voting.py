@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from ensemble.config import MemberConfig, Spec, fingerprint
+from ensemble.config import MemberConfig, Spec
+from ensemble.fingerprint import fingerprint
 
 MEMBERS = [{"name": name, "family": name, "engine": {"type": "echo"}} for name in "abcd"]
 CALIBRATED = {"calibration": "c.json"}

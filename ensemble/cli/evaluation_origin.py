@@ -13,8 +13,9 @@ from ensemble.calibration.item_file import ItemFile, ItemSet
 from ensemble.calibration.manifest import EvaluationManifest, MemberFacts, SetFacts
 from ensemble.cli.compress import show_phases
 from ensemble.cli.terminal import stderr_console
-from ensemble.config import MemberConfig, Spec, cache_dir, fingerprint
+from ensemble.config import MemberConfig, Spec, cache_dir
 from ensemble.errors import ConfigError
+from ensemble.fingerprint import fingerprint
 from ensemble.router.config import EnsembleConfig
 from ensemble.spec_file import generation_facts
 

@@ -12,8 +12,9 @@ from ensemble.calibration.ballot_store import StoredEvaluation, load_evaluation
 from ensemble.calibration.fit import FitOptions
 from ensemble.calibration.items import ItemVotes
 from ensemble.calibration.manifest import EvaluationManifest
-from ensemble.config import Spec, fingerprint
+from ensemble.config import Spec
 from ensemble.errors import ConfigError
+from ensemble.fingerprint import fingerprint
 from ensemble.router.config import EnsembleConfig
 from ensemble.router.validation import pick_ensemble
 from ensemble.spec_file import generation_facts, load_spec, text_facts

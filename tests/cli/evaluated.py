@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ensemble.calibration.ballot_store import open_store
 from ensemble.calibration.manifest import EvaluationManifest, MemberFacts, SetFacts
-from ensemble.config import fingerprint
+from ensemble.fingerprint import fingerprint
 from ensemble.spec_file import load_spec
 from tests.calibration.evaluations import choice_items, item_set, simulated
 

@@ -19,7 +19,7 @@ from ensemble.calibration.items import LabelledItem
 from ensemble.cli.entry import app
 from ensemble.cli.evaluation_origin import count_parameters, digest_checkpoint
 from ensemble.cli.evaluation_run import GrpcAsker, private_spec
-from ensemble.config import fingerprint
+from ensemble.fingerprint import fingerprint
 from ensemble.rpc.client import AsyncEnsembleClient
 from ensemble.spec_file import load_spec
 from ensemble.voting.ballot import Abstention

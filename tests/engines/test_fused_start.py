@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from ensemble.config import fingerprint
 from ensemble.engines.config import FusedEngineConfig
 from ensemble.errors import CheckpointError
+from ensemble.fingerprint import fingerprint
 from ensemble.spec_file import load_spec
 from tests.engines.embedded_runs import make_prompt, text_of
 from tests.engines.fused_runs import complete_plainly, fused_config, running_fused
