@@ -24,7 +24,6 @@ from ensemble.batch.shard_store import FOLDER_SUFFIX
 from ensemble.config import cache_dir
 
 JOB_TIMEOUT_S = 1_500.0
-SHARD_ITEMS = 64
 KILLS = ("driver", "worker", "head")
 ROOT = Path(__file__).resolve().parent.parent
 SUBMIT = ROOT / "deploy" / "jobs" / "submit.sh"
@@ -47,12 +46,13 @@ class Batch:
     items: Path
     output: Path
     concurrency: int
+    shard_items: int
 
     def submit(self, cluster: TwoNodes) -> str:
         """Hand the job in; gives its name."""
         name = f"batch-{time.monotonic_ns()}"
         command = [str(SUBMIT), str(self.spec), str(self.items), str(self.output)]
-        command += ["--shard-items", str(SHARD_ITEMS), "--concurrency", str(self.concurrency)]
+        command += ["--shard-items", str(self.shard_items), "--concurrency", str(self.concurrency)]
         variables = {
             **os.environ,  # noqa: TID251 - of the command
             "RAY_API_SERVER_ADDRESS": cluster.dashboard,
@@ -141,6 +141,7 @@ def _parse_arguments() -> argparse.Namespace:
     parser.add_argument("--data", type=Path, default=cache_dir() / "tweets" / "test.jsonl")
     parser.add_argument("--items", type=int, default=2_000)
     parser.add_argument("--concurrency", type=int, default=32)
+    parser.add_argument("--shard-items", type=int, default=64)
     return parser.parse_args()
 
 
@@ -157,6 +158,7 @@ def main() -> None:
                 items=items,
                 output=cluster.folder / f"{name}.jsonl",
                 concurrency=arguments.concurrency,
+                shard_items=arguments.shard_items,
             )
             for name in ("quiet", "killed")
         )
@@ -164,7 +166,7 @@ def main() -> None:
         started_s = time.monotonic()
         run_in_peace(quiet, cluster)
         quiet_s = time.monotonic() - started_s
-        run_with_kills(killed, cluster, num_shards=-(-len(lines) // SHARD_ITEMS))
+        run_with_kills(killed, cluster, num_shards=-(-len(lines) // arguments.shard_items))
         killed_s = time.monotonic() - started_s - quiet_s
         counts = Counter(ids_of(killed.output))
         wanted = ids_of(items)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import islice, zip_longest
 from typing import IO, Any, Literal
 
 from pydantic import ValidationError
@@ -27,6 +27,9 @@ _PACKED_ENDINGS: Mapping[str, Format] = {f"{ending}.gz": "jsonl" for ending in (
 
 ReadRow = Callable[[], Mapping[str, Any]]
 """Gives a line's row, or raises ValueError with what is wrong with the line."""
+
+Shards = Iterator[tuple[BatchItem, ...]]
+"""All of a batch's items, in order."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,50 +88,69 @@ class ItemSource:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scan:
-    """What a file has: ``digest`` names what its usable items say, in their order."""
+    """What a file has: ``digest`` names what its usable items say, in their order, ``shard_digests`` shard by shard."""
 
     num_items: int
     num_rejects: int
     digest: str
+    shard_digests: tuple[bytes, ...]
 
 
-def scan(source: ItemSource, *, on_reject: Callable[[Reject], object]) -> Scan:
+def scan(source: ItemSource, *, shard_items: int, on_reject: Callable[[Reject], object]) -> Scan:
     """Read a file once, and tell what cannot be used.
 
     Raises:
         ConfigError: the file cannot be read, or nothing in it can be used.
     """
-    digest, num_items, num_rejects = hashlib.sha256(), 0, 0
+    num_items, num_rejects, whole = 0, 0, hashlib.sha256()
     first_reason = "it is empty"
-    for one in source.read():
-        if isinstance(one, Reject):
-            num_rejects += 1
-            first_reason = f"line {one.line}: {one.reason}" if num_rejects == 1 else first_reason
-            on_reject(one)
-        else:
-            num_items += 1
-            digest.update(item_to_json(one).encode() + b"\n")
+
+    def items() -> Iterator[BatchItem]:
+        nonlocal num_items, num_rejects, first_reason
+        for one in source.read():
+            if isinstance(one, Reject):
+                num_rejects += 1
+                first_reason = f"line {one.line}: {one.reason}" if num_rejects == 1 else first_reason
+                on_reject(one)
+            else:
+                num_items += 1
+                whole.update(_line(one))
+                yield one
+
+    shard_digests = tuple(map(_digest, _cut(items(), shard_items)))
     if not num_items:
         raise ConfigError(
             str(source.location), f"no line can be used ({first_reason})", 'give lines with "id", "prompt"'
         )
-    return Scan(num_items=num_items, num_rejects=num_rejects, digest=digest.hexdigest())
+    return Scan(num_items=num_items, num_rejects=num_rejects, digest=whole.hexdigest(), shard_digests=shard_digests)
 
 
-def shards_of(source: ItemSource, *, num_items: int, digest: str) -> Iterator[tuple[BatchItem, ...]]:
-    """Cut a scanned file into shards of so many items; the last may have fewer.
+def shards_of(source: ItemSource, *, shard_items: int, shard_digests: Sequence[bytes]) -> Shards:
+    """Cut a scanned file into its shards again; the last may have fewer items.
 
     Raises:
-        ConfigError: at its end, the file is not the one with that digest.
+        ConfigError: instead of the first shard that is not the scanned one.
     """
-    seen = hashlib.sha256()
     items = (one for one in source.read() if isinstance(one, BatchItem))
-    while shard := tuple(islice(items, num_items)):
-        for item in shard:
-            seen.update(item_to_json(item).encode() + b"\n")
+    for shard, digest in zip_longest(_cut(items, shard_items), shard_digests):
+        if shard is None or _digest(shard) != digest:
+            raise ConfigError(
+                str(source.location), "it changed while it was read", "put it back, or start anew with another OUTPUT"
+            )
         yield shard
-    if seen.hexdigest() != digest:
-        raise ConfigError(str(source.location), "it changed while it was read", "start anew with another OUTPUT")
+
+
+def _cut(items: Iterator[BatchItem], shard_items: int) -> Shards:
+    while shard := tuple(islice(items, shard_items)):
+        yield shard
+
+
+def _digest(shard: Sequence[BatchItem]) -> bytes:
+    return hashlib.sha256(b"".join(map(_line, shard))).digest()
+
+
+def _line(item: BatchItem) -> bytes:
+    return item_to_json(item).encode() + b"\n"
 
 
 def format_of(location: Location, *, may_be_packed: bool = False) -> Format:

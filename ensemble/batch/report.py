@@ -1,12 +1,19 @@
-"""What a batch came to: answers, agreement, abstentions, tokens and throughput."""
+"""What a batch came to: answers, agreement, abstentions, cost and throughput.
+
+Cost is in tokens, and in GFLOP (2 x parameters x tokens) where the checkpoints are at hand. It counts the ballots in
+the answers: tokens that a prefix cache saved are in it, attempts that failed are not.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from ensemble.batch.answers import Answer
+from ensemble.calibration.call_costs import forward_gflop
+from ensemble.calibration.manifest import MemberFacts
 
 NUM_BINS = 10
 """Agreement is counted by tenths; the last bin has 1.0, too."""
@@ -58,8 +65,9 @@ class BatchReport:
             self._prompt_tokens[member] += prompt_tokens
             self._completion_tokens[member] += completion_tokens
 
-    def to_dict(self, effort: Effort, members: tuple[str, ...]) -> dict[str, Any]:
-        """Give the figures as programs read them."""
+    def to_dict(self, effort: Effort, members: Sequence[MemberFacts]) -> dict[str, Any]:
+        """Give the figures as programs read them; what is not known is None."""
+        figures = {member.name: self._member(member) for member in members}
         return {
             "num_items": self.num_answered + self.num_unanswered,
             "num_answered": self.num_answered,
@@ -71,8 +79,9 @@ class BatchReport:
                 "mean": self._agreement_sum / self.num_answered if self.num_answered else 0.0,
                 "num_by_tenth": list(self._bins),
             },
-            "members": {member: self._member(member) for member in members},
+            "members": figures,
             "tokens": {"prompt": self._prompt_tokens.total(), "completion": self._completion_tokens.total()},
+            "gflop": _sum([one["gflop"] for one in figures.values()]),
             "this_run": {
                 "num_asked": effort.num_asked,
                 "duration_s": round(effort.duration_s, 3),
@@ -80,10 +89,19 @@ class BatchReport:
             },
         }
 
-    def _member(self, member: str) -> dict[str, Any]:
+    def _member(self, member: MemberFacts) -> dict[str, Any]:
+        name = member.name
+        prompt_tokens, completion_tokens = self._prompt_tokens[name], self._completion_tokens[name]
+        gflop = forward_gflop(member.num_parameters, prompt_tokens + completion_tokens)
         return {
-            "num_ballots": self._ballots[member],
-            "abstentions": {reason: n for (name, reason), n in sorted(self._abstentions.items()) if name == member},
-            "prompt_tokens": self._prompt_tokens[member],
-            "completion_tokens": self._completion_tokens[member],
+            "num_ballots": self._ballots[name],
+            "abstentions": {reason: n for (silent, reason), n in sorted(self._abstentions.items()) if silent == name},
+            "prompt_tokens": prompt_tokens,
+            "completion_tokens": completion_tokens,
+            "gflop": round(gflop, 3) if member.num_parameters else None,
         }
+
+
+def _sum(parts: Sequence[float | None]) -> float | None:
+    known = [part for part in parts if part is not None]
+    return round(sum(known), 3) if len(known) == len(parts) else None

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from ensemble.batch.answers import Answer, answer_from_decision, no_answer
+from ensemble.batch.item_source import Shards
 from ensemble.batch.items import BatchItem
 from ensemble.batch.shard_store import ShardStore
 from ensemble.calibration.ask_all import FIRST_PAUSE_S, LONGEST_PAUSE_S, first_of, is_passing
@@ -63,7 +64,7 @@ _Job = tuple[_OpenShard, int, BatchItem]
 
 
 async def run_batch(
-    shards: Iterator[tuple[BatchItem, ...]],
+    shards: Shards,
     store: ShardStore,
     asker: Asker,
     *,
@@ -99,7 +100,7 @@ class _Work:
         self._jobs = asyncio.Queue(maxsize=self.schedule.concurrency)
         self._room = asyncio.Semaphore(MAX_OPEN_SHARDS)
 
-    async def feed(self, shards: Iterator[tuple[BatchItem, ...]], stored: frozenset[int]) -> None:
+    async def feed(self, shards: Shards, stored: frozenset[int]) -> None:
         """Read shard after shard, in a thread, and hand out the items of those that are not stored."""
         index = 0
         while items := await asyncio.to_thread(next, shards, ()):

@@ -23,6 +23,7 @@ from ensemble.batch.manifest import BatchManifest, check_same_batch, save_batch_
 from ensemble.batch.output import open_output
 from ensemble.errors import ConfigError
 from ensemble.files.location import Location
+from ensemble.files.whole_file import disk_watched, remove_partials
 
 FOLDER_SUFFIX = ".batch"
 MANIFEST_FILE = "manifest.json"
@@ -76,8 +77,10 @@ class ShardStore:
             # Somebody took it away: it is made anew.
             done.remove()
             return False
-        if json.loads(done.read())["sha256"] != _digest(self.output):
+        if _read_figures(done).get("sha256") != _digest(self.output):
             raise _taken(self.output)
+        # A kill may have come in between.
+        self._shards.remove()
         return True
 
     def write_rejects(self, rejects: IO[bytes]) -> None:
@@ -88,8 +91,7 @@ class ShardStore:
 
     def stored_report(self) -> dict[str, Any]:
         """Give the figures of a finished batch."""
-        report: dict[str, Any] = json.loads(self.folder.child(REPORT_FILE).read())
-        return report
+        return _read_figures(self.folder.child(REPORT_FILE))
 
     def finish(self, *, on_answer: Callable[[Answer], object], write_report: Callable[[], dict[str, Any]]) -> None:
         """Write the output, every item once and in the input's order, then the report, and let the shards go.
@@ -162,6 +164,8 @@ def open_batch(output: Location, manifest: BatchManifest) -> Iterator[ShardStore
             check_same_batch(described, manifest, output=output)
         else:
             save_batch_manifest(manifest, described)
+        if output.is_local:
+            remove_partials(output.local_path)
         yield ShardStore(output=output, manifest=manifest)
 
 
@@ -170,16 +174,33 @@ def _locked(folder: Location) -> Iterator[None]:
     if not folder.is_local:
         yield
         return
-    descriptor = os.open(folder.child(_LOCK_FILE).local_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    path = folder.child(_LOCK_FILE).local_path
+    with disk_watched(path):
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            problem = "another process works on this batch"
-            raise ConfigError(str(folder), problem, "wait for its end, or give another OUTPUT") from error
+        with disk_watched(path):
+            _take_lock(descriptor, folder)
         yield
     finally:
         os.close(descriptor)
+
+
+def _take_lock(descriptor: int, folder: Location) -> None:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        problem = "another process works on this batch"
+        raise ConfigError(str(folder), problem, "wait for its end, or give another OUTPUT") from error
+
+
+def _read_figures(location: Location) -> dict[str, Any]:
+    """Read one of the JSON objects that the end of a batch writes."""
+    try:
+        figures = json.loads(location.read())
+    except ValueError as error:
+        problem = f"it is damaged ({error})"
+        raise ConfigError(str(location), problem, "remove OUTPUT and its folder, and give the command again") from error
+    return figures if isinstance(figures, dict) else {}
 
 
 def _shard_name(shard: int) -> str:

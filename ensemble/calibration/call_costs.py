@@ -83,7 +83,12 @@ def _cost(vote: Vote, num_parameters_by_member: Mapping[str, int]) -> float | No
         return None
     if not num_parameters_by_member:
         return vote.latency_s
-    return 2.0 * num_parameters_by_member[vote.member] * (vote.prompt_tokens + vote.completion_tokens) / 1e9
+    return forward_gflop(num_parameters_by_member[vote.member], vote.prompt_tokens + vote.completion_tokens)
+
+
+def forward_gflop(num_parameters: int, num_tokens: int) -> float:
+    """Estimate what reading or writing so many tokens costs, in GFLOP."""
+    return 2.0 * num_parameters * num_tokens / 1e9
 
 
 def _mean(costs: Sequence[float | None]) -> float:

@@ -17,7 +17,7 @@ from ensemble.cli.validate import SpecPath, check_checkpoints
 from ensemble.errors import InvalidRequestError
 
 if TYPE_CHECKING:
-    from ensemble.batch.item_source import Format, ItemSource, Scan
+    from ensemble.batch.item_source import Format, ItemSource, Scan, Shards
     from ensemble.batch.manifest import BatchManifest
     from ensemble.batch.shard_store import ShardStore
     from ensemble.cli.batch_run import BatchOptions
@@ -47,7 +47,7 @@ _PARAGRAPHS = (
     member fails or is late, the item is asked again for --patience seconds before the batch gives up; what was kept
     stays. Completions drawn at random get a seed made of the id. The last digits of margin and confidence, and an
     endpoint that learns from feedback, are outside of this promise.""",
-    """At the end the figures are shown, and written as OUTPUT.batch/report.json: agreement, abstentions, tokens,
+    """At the end the figures are shown, and written as OUTPUT.batch/report.json: agreement, abstentions, cost,
     throughput. Exit codes: 0 done, 3 done but lines were rejected or items declined, 1 the system failed, 2 the input
     or the spec is at fault.""",
 )
@@ -93,7 +93,7 @@ def batch(  # noqa: PLR0913 - a command's options are its arguments
     """Have every row of a file voted on, each exactly once, whatever is killed meanwhile."""
     # They bring gRPC and fsspec along.
     from ensemble.batch.answers import columns_of  # noqa: PLC0415
-    from ensemble.batch.item_source import ItemSource, format_of  # noqa: PLC0415
+    from ensemble.batch.item_source import ItemSource, format_of, shards_of  # noqa: PLC0415
     from ensemble.batch.run_batch import Schedule  # noqa: PLC0415
     from ensemble.batch.shard_store import check_output, open_batch  # noqa: PLC0415
     from ensemble.cli.batch_run import BatchOptions  # noqa: PLC0415
@@ -109,16 +109,18 @@ def batch(  # noqa: PLR0913 - a command's options are its arguments
     )
     columns = columns_of(stop_early=stop_early, with_confidence=with_confidence, with_ballots=with_ballots)
     _check_options(options, chosen, adds_columns=with_confidence or with_ballots)
+    _check_concurrency(concurrency, checked)
     output, source = Location.of(output_url), ItemSource(Location.of(input_url), checked.limits)
     layout = Layout(columns=columns, shard_items=shard_items, output_format=format_of(output))
     check_output(output)
     if not endpoint and not address:
         check_checkpoints(checked)
     with TemporaryFile() as rejects:
-        manifest = _build_manifest(checked, chosen, _scan(source, rejects), options, layout)
-        with open_batch(output, manifest) as store:
+        found = _scan(source, rejects, shard_items=shard_items)
+        with open_batch(output, _build_manifest(checked, chosen, found, options, layout)) as store:
             store.write_rejects(rejects)
-            report = _complete(checked, chosen, source, store, options)
+            shards = shards_of(source, shard_items=shard_items, shard_digests=found.shard_digests)
+            report = _complete(checked, chosen, shards, store, options)
             _tell(report, store, as_json=as_json)
     if report["num_rejects"] or report["num_unanswered"]:
         raise typer.Exit(EXIT_REJECTS)
@@ -143,7 +145,14 @@ def _check_options(options: BatchOptions, ensemble: EnsembleConfig, *, adds_colu
         )
 
 
-def _scan(source: ItemSource, rejects: IO[bytes]) -> Scan:
+def _check_concurrency(concurrency: int, spec: Spec) -> None:
+    most = spec.limits.max_concurrent * spec.router.replicas
+    if concurrency > most:
+        problem = f"it is {concurrency}, and the spec's routers take {most} requests at a time"
+        raise InvalidRequestError("--concurrency", problem, "ask for fewer, or raise limits.max_concurrent")
+
+
+def _scan(source: ItemSource, rejects: IO[bytes], *, shard_items: int) -> Scan:
     """Read the input, keep what cannot be used, and tell the first of it."""
     from ensemble.batch.item_source import Reject, scan  # noqa: PLC0415 - see the command
 
@@ -158,7 +167,8 @@ def _scan(source: ItemSource, rejects: IO[bytes]) -> Scan:
             told.print(line, style="yellow", markup=False, soft_wrap=True)
         num_told += 1
 
-    found = scan(source, on_reject=on_reject)
+    told.print(f"reading {source.location}", style="dim", markup=False, soft_wrap=True)
+    found = scan(source, shard_items=shard_items, on_reject=on_reject)
     if num_told > MAX_TOLD:
         told.print(f"and {num_told - MAX_TOLD} more", style="yellow")
     rejects.seek(0)
@@ -204,7 +214,7 @@ def _digest_rules(spec: Spec, ensemble: EnsembleConfig, weight_by_member: dict[s
 
 
 def _complete(
-    spec: Spec, ensemble: EnsembleConfig, source: ItemSource, store: ShardStore, options: BatchOptions
+    spec: Spec, ensemble: EnsembleConfig, shards: Shards, store: ShardStore, options: BatchOptions
 ) -> dict[str, Any]:
     """Answer what is not answered yet, write the output, and give the figures."""
     from ensemble.batch.report import BatchReport, Effort  # noqa: PLC0415 - see the command
@@ -215,10 +225,12 @@ def _complete(
         return store.stored_report()
     manifest = store.manifest
     num_left = manifest.num_items - sum(map(manifest.num_items_of, store.stored()))
-    duration_s = run_items(spec, ensemble, source, store, options) if num_left else 0.0
+    duration_s = run_items(spec, ensemble, shards, store, options) if num_left else 0.0
     figures = BatchReport(num_rejects=manifest.num_rejects)
     effort = Effort(num_asked=num_left, duration_s=duration_s)
-    store.finish(on_answer=figures.add, write_report=lambda: figures.to_dict(effort, ensemble.members))
+    # Assistants cast no ballots.
+    voters = [one for one in manifest.members if one.name in ensemble.members]
+    store.finish(on_answer=figures.add, write_report=lambda: figures.to_dict(effort, voters))
     return store.stored_report()
 
 

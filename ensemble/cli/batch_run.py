@@ -13,15 +13,16 @@ from typing import Self
 
 from rich.console import Console
 
-from ensemble.batch.item_source import ItemSource, shards_of
+from ensemble.batch.item_source import Shards
 from ensemble.batch.items import BatchItem, repeatable
 from ensemble.batch.run_batch import Schedule, run_batch
 from ensemble.batch.shard_store import ShardStore
 from ensemble.cli.evaluation_run import check_members
 from ensemble.cli.item_progress import show_progress
+from ensemble.cli.options import endpoint_tls
 from ensemble.cli.serve import private_temp_dir, running
 from ensemble.config import Spec
-from ensemble.errors import MemberUnavailableError
+from ensemble.errors import ConfigError, MemberUnavailableError
 from ensemble.generation import GenerationParameters
 from ensemble.router.config import EnsembleConfig
 from ensemble.router.request import QuorumOverrides, VoteOptions
@@ -58,6 +59,7 @@ class BatchAsker:
         self._ensemble = ensemble.name
         self._defaults = GenerationParameters(**ensemble.generation.model_dump())
         self._timeout_s = options.timeout_s
+        self._tls = endpoint_tls() if options.endpoint else None
         # False waits for everyone; None leaves it to the spec, which may wait as well.
         self._vote = VoteOptions(quorum=QuorumOverrides(stop_early=None if options.stop_early else False))
         self._client_by_address: dict[str, AsyncEnsembleClient] = {}
@@ -86,13 +88,11 @@ class BatchAsker:
         except TimeoutError as error:
             raise MemberUnavailableError("router", f"no replica was found within {PICK_TIMEOUT_S:g} s") from error
         if address not in self._client_by_address:
-            self._client_by_address[address] = AsyncEnsembleClient(address, timeout_s=self._timeout_s)
+            self._client_by_address[address] = AsyncEnsembleClient(address, timeout_s=self._timeout_s, tls=self._tls)
         return self._client_by_address[address]
 
 
-def run_items(
-    spec: Spec, ensemble: EnsembleConfig, source: ItemSource, store: ShardStore, options: BatchOptions
-) -> float:
+def run_items(spec: Spec, ensemble: EnsembleConfig, shards: Shards, store: ShardStore, options: BatchOptions) -> float:
     """Have every item voted on that is not stored yet, and show how that goes; gives the seconds that asking took.
 
     Raises:
@@ -105,9 +105,9 @@ def run_items(
 
     async def ask(find_address: FindAddress, on_answered: Callable[[], None]) -> None:
         if options.endpoint:
-            async with AsyncEnsembleClient(options.endpoint, timeout_s=options.timeout_s) as client:
+            tls = endpoint_tls()
+            async with AsyncEnsembleClient(options.endpoint, timeout_s=options.timeout_s, tls=tls) as client:
                 await check_members(client, spec, ensemble)
-        shards = shards_of(source, num_items=manifest.shard_items, digest=manifest.input_digest)
         async with BatchAsker(find_address, ensemble, options) as asker:
             await run_batch(shards, store, asker, schedule=options.schedule, on_answered=on_answered)
 
@@ -132,7 +132,7 @@ def own_spec(spec: Spec, ensemble: EnsembleConfig, store: ShardStore) -> Spec:
             "name": f"batch-{digest[:16]}",
             "members": tuple(member for member in spec.members if member.name in needed),
             "ensembles": (ensemble.model_copy(update={"feedback": None}),),
-            "router": spec.router.model_copy(update={"host": "", "port": 0}),
+            "router": spec.router.model_copy(update={"host": "", "port": 0, "tls": None}),
         }
     )
 
@@ -149,17 +149,27 @@ def _ensemble_there(
 
         yield find_endpoint
         return
-    from ensemble.serving.cluster import remove_application, router_picker  # noqa: PLC0415 - it brings Ray along
+    from ensemble.serving.cluster import router_picker  # noqa: PLC0415 - it brings Ray along
 
     served = own_spec(spec, ensemble, store)
     with ExitStack() as stack:
         temp_dir = None if options.address else stack.enter_context(private_temp_dir())
         stack.enter_context(running(served, console, address=options.address, temp_dir=temp_dir))
         if options.address:
-            stack.callback(remove_application, served.name)
+            stack.callback(_take_away, served.name, console)
         picker = router_picker(served.name)
 
         async def find_router() -> str:
             return (await picker.pick()).address
 
         yield find_router
+
+
+def _take_away(application: str, console: Console) -> None:
+    """Free the cluster; the answers are there, whether that works or not."""
+    from ensemble.serving.cluster import remove_application  # noqa: PLC0415 - as above
+
+    try:
+        remove_application(application)
+    except ConfigError as error:
+        console.print(f"{error}", style="yellow", markup=False, soft_wrap=True)

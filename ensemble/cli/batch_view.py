@@ -31,10 +31,19 @@ def show_batch_report(report: dict[str, Any], console: Console) -> None:
     console.print(_draw_agreement(report["agreement"]))
     console.print()
     console.print(_draw_members(report["members"]))
+    console.print(f"\n{_describe_cost(report)}", highlight=False)
     run = report["this_run"]
     console.print(
-        f"\n{run['num_asked']} items asked in {run['duration_s']:.1f} s, {run['items_per_s']:.2f} items/s", style="dim"
+        f"{run['num_asked']} items asked in {run['duration_s']:.1f} s, {run['items_per_s']:.2f} items/s", style="dim"
     )
+
+
+def _describe_cost(report: dict[str, Any]) -> str:
+    tokens, num_items = report["tokens"], max(1, report["num_items"])
+    told = f"cost: {tokens['prompt']:,} tokens read, {tokens['completion']:,} written or scored"
+    if report["gflop"] is None:
+        return told
+    return f"{told}; some {report['gflop']:,.0f} GFLOP, {report['gflop'] / num_items:,.3g} an item"
 
 
 def _draw_agreement(agreement: dict[str, Any]) -> Table:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import zlib
 from collections.abc import Iterator
@@ -10,6 +9,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any, Self, cast
+from uuid import uuid4
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
@@ -126,7 +126,8 @@ class Location:
                 yield stream
             return
         folder, _, name = self.path.rpartition("/")
-        partial = f"{folder}/.{name}.{os.getpid()}"
+        # Two machines may have processes of one number.
+        partial = f"{folder}/.{name}.{uuid4().hex}"
         with self._watched("written"):
             try:
                 with self.filesystem.open(partial, "wb") as stream:

@@ -36,9 +36,32 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
                 stream.flush()
                 os.fsync(stream.fileno())
             partial.replace(path)
+            _sync_folder(path.parent)
         except BaseException:
             partial.unlink(missing_ok=True)
             raise
+
+
+def remove_partials(path: Path) -> None:
+    """Take away what killed processes left of a file; nobody may be writing it.
+
+    Raises:
+        ConfigError: the disk does not let them go.
+    """
+    with disk_watched(path):
+        for left in path.parent.iterdir():
+            stem, _, process = left.name.rpartition(".")
+            if stem == f".{path.name}" and process.isdecimal():
+                left.unlink(missing_ok=True)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a new name outlast a power cut, too."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 @contextmanager

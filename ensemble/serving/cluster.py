@@ -16,6 +16,7 @@ import ray
 from ray import serve
 from ray.exceptions import GetTimeoutError, RayError
 from ray.serve import Application
+from ray.serve.exceptions import RayServeException
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from ensemble.config import ServingConfig, set_ray_environment
@@ -116,11 +117,18 @@ def application_secret(application: str) -> str:
     return secret
 
 
-def remove_application(name: str) -> None:
-    """Take an application away, with the keeper of its secret; nothing happens when it is not there."""
-    serve.delete(name)
-    with suppress(ValueError):  # there is none
-        ray.kill(ray.get_actor(f"{name}-secret", namespace=NAMESPACE))
+def remove_application(name: str, *, waits: bool = True) -> None:
+    """Take an application away, with the keeper of its secret; nothing happens when it is not there.
+
+    Raises:
+        ConfigError: Serve does not answer, or takes more than a minute.
+    """
+    try:
+        serve.delete(name, _blocking=waits)
+        with suppress(ValueError):  # there is none
+            ray.kill(ray.get_actor(f"{name}-secret", namespace=NAMESPACE))
+    except (RayError, RayServeException, TimeoutError) as error:
+        raise ConfigError(name, f"it could not be taken off the cluster ({error})", "see `serve status`") from error
 
 
 def router_picker(application: str) -> ServeReplicaPicker:
@@ -179,7 +187,7 @@ def run_application(
     """Deploy, in place when an application of that name runs, and return when it is up.
 
     Raises:
-        ConfigError: it did not come up, with what Serve says about it; when the time was over, a new one is taken away.
+        ConfigError: it did not come up, with what Serve says about it; a new one is taken away.
     """
     # Serve's default is one HTTP proxy; our endpoint needs none.
     serve.start(proxy_location="EveryNode" if serving.http_proxy else "Disabled")
@@ -200,11 +208,18 @@ def run_application(
         on_progress(deployment_states(name))
         if thread.is_alive() and time.monotonic() > until_s:
             story = tell_unhealthy(name)
-            if not was_running:
-                serve.delete(name, _blocking=False)
+            _give_up(name, was_running=was_running)
             raise ConfigError(
                 "serving.start_timeout_s", f"{name} was not up after {serving.start_timeout_s:g} s", story
             )
     if failures:
         story = tell_unhealthy(name)
+        _give_up(name, was_running=was_running)
         raise ConfigError(name, f"it did not come up: {story}", "mend that and deploy again") from failures[0]
+
+
+def _give_up(name: str, *, was_running: bool) -> None:
+    """Leave nothing of a new application that did not come up; what is told is why it did not."""
+    if not was_running:
+        with suppress(ConfigError):
+            remove_application(name, waits=False)

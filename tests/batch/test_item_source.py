@@ -132,29 +132,47 @@ def test_a_scan_names_what_the_usable_items_say_and_refuses_a_file_without_any(t
     path.write_text('{"id": "1", "prompt": "x"}\nnonsense\n{"id": "2", "prompt": "y"}\n', "utf-8")
     rejects: list[Reject] = []
 
-    found = scan(source_of(path), on_reject=rejects.append)
+    found = scan(source_of(path), shard_items=2, on_reject=rejects.append)
 
     assert (found.num_items, found.num_rejects, [one.line for one in rejects]) == (2, 1, [2])
     path.write_text('{"id":"1","prompt":"x"}\n{"id":"2","prompt":"y"}\n', "utf-8")
-    assert scan(source_of(path), on_reject=rejects.append).digest == found.digest
+    assert scan(source_of(path), shard_items=2, on_reject=rejects.append).digest == found.digest
     path.write_text('{"id": "1", "prompt": "x"}\n{"id": "2", "prompt": "z"}\n', "utf-8")
-    assert scan(source_of(path), on_reject=rejects.append).digest != found.digest
+    assert scan(source_of(path), shard_items=2, on_reject=rejects.append).digest != found.digest
     path.write_text("nonsense\n", "utf-8")
     with pytest.raises(ConfigError, match=r"no line can be used \(line 1: it is not JSON"):
-        scan(source_of(path), on_reject=rejects.append)
+        scan(source_of(path), shard_items=2, on_reject=rejects.append)
 
 
-def test_shards_are_cut_in_order_and_a_file_that_changed_meanwhile_is_refused(tmp_path: Path) -> None:
+def write_prompts(path: Path, *prompts: str) -> None:
+    rows = (json.dumps({"id": str(n), "prompt": prompt}) for n, prompt in enumerate(prompts))
+    path.write_text("".join(f"{row}\n" for row in rows), "utf-8")
+
+
+def test_shards_are_cut_in_order(tmp_path: Path) -> None:
     path = tmp_path / "in.jsonl"
-    path.write_text("".join(f'{{"id": "{n}", "prompt": "x"}}\n' for n in range(5)), "utf-8")
-    found = scan(source_of(path), on_reject=lambda _reject: None)
+    write_prompts(path, *"abcde")
+    found = scan(source_of(path), shard_items=2, on_reject=lambda _reject: None)
 
-    shards = list(shards_of(source_of(path), num_items=2, digest=found.digest))
+    shards = list(shards_of(source_of(path), shard_items=2, shard_digests=found.shard_digests))
 
     assert [[item.item_id for item in shard] for shard in shards] == [["0", "1"], ["2", "3"], ["4"]]
-    path.write_text(path.read_text("utf-8").replace('"4"', '"5"'), "utf-8")
+
+
+@pytest.mark.parametrize(
+    ("now", "num_whole"), [("abcdx", 2), ("abxde", 1), ("abcdef", 2), ("abcd", 2), ("abc", 1), ("abcdefg", 2)]
+)
+def test_no_shard_of_a_file_that_changed_meanwhile_is_given(tmp_path: Path, now: str, num_whole: int) -> None:
+    path = tmp_path / "in.jsonl"
+    write_prompts(path, *"abcde")
+    found = scan(source_of(path), shard_items=2, on_reject=lambda _reject: None)
+    write_prompts(path, *now)
+    given = []
+
     with pytest.raises(ConfigError, match="it changed while it was read"):
-        list(shards_of(source_of(path), num_items=2, digest=found.digest))
+        given.extend(shards_of(source_of(path), shard_items=2, shard_digests=found.shard_digests))
+
+    assert [len(shard) for shard in given] == [2] * num_whole
 
 
 def test_a_draw_at_random_gets_a_seed_of_the_items_id_and_nothing_else_does() -> None:

@@ -6,7 +6,6 @@ import asyncio
 import json
 import re
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -15,6 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests.batch.commands import TIMEOUT_S, begin, finish
 from tests.cli.specs import write_spec
 from tests.rpc.systems import build_echo, endpoint_running
 
@@ -22,8 +22,7 @@ DELAY_S = 0.05
 NUM_ITEMS = 120
 SHARD_ITEMS = 8
 NUM_SHARDS = NUM_ITEMS // SHARD_ITEMS
-CONCURRENCY = 4
-TIMEOUT_S = 240.0
+SIZES = ("--shard-items", str(SHARD_ITEMS), "--concurrency", "4")
 MEMBERS = ("a", "b", "c")
 SPEC = json.dumps(
     {
@@ -71,21 +70,6 @@ def write_items(folder: Path) -> Path:
     return path
 
 
-def begin(folder: Path, out: Path, *options: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "ensemble.cli", "batch", str(folder / "spec.yaml"), str(folder / "in.jsonl")]
-    return subprocess.Popen(  # noqa: S603 - our own program
-        [*command, str(out), "--shard-items", str(SHARD_ITEMS), "--concurrency", str(CONCURRENCY), *options],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-
-
-def finish(process: subprocess.Popen[str]) -> None:
-    told, _ = process.communicate(timeout=TIMEOUT_S)
-    assert process.returncode == 0, told
-
-
 def num_shards(out: Path) -> int:
     folder = Path(f"{out}.batch") / "shards"
     return len(list(folder.glob("0*.jsonl"))) if folder.is_dir() else 0
@@ -114,14 +98,14 @@ def test_a_batch_that_is_killed_again_and_again_ends_as_if_nothing_had_happened(
     write_spec(tmp_path, SPEC)
     write_items(tmp_path)
     quiet, killed = tmp_path / "quiet.jsonl", tmp_path / "killed.jsonl"
-    finish(begin(tmp_path, quiet, "--endpoint", endpoint))
+    finish(begin(tmp_path, quiet, *SIZES, "--endpoint", endpoint))
 
     for wanted in (1, NUM_SHARDS // 3, 2 * NUM_SHARDS // 3):
-        process = begin(tmp_path, killed, "--endpoint", endpoint)
+        process = begin(tmp_path, killed, *SIZES, "--endpoint", endpoint)
         wait_until(lambda wanted=wanted: num_shards(killed) >= wanted, process)  # type: ignore[misc]
         kill(process)
         assert not killed.exists()
-    finish(begin(tmp_path, killed, "--endpoint", endpoint))
+    finish(begin(tmp_path, killed, *SIZES, "--endpoint", endpoint))
 
     assert [json.loads(line)["id"] for line in killed.read_text("utf-8").splitlines()] == [
         f"q{n}" for n in range(NUM_ITEMS)
@@ -139,13 +123,13 @@ def test_a_batch_on_a_cluster_outlives_its_driver_and_a_members_process(endpoint
     write_spec(tmp_path, SPEC)
     write_items(tmp_path)
     quiet, killed = tmp_path / "quiet.jsonl", tmp_path / "killed.jsonl"
-    finish(begin(tmp_path, quiet, "--endpoint", endpoint))
+    finish(begin(tmp_path, quiet, *SIZES, "--endpoint", endpoint))
     address = ray.get_runtime_context().gcs_address
 
-    process = begin(tmp_path, killed, "--address", address)
+    process = begin(tmp_path, killed, *SIZES, "--address", address)
     wait_until(lambda: num_shards(killed) >= NUM_SHARDS // 3, process)
     kill(process)
-    process = begin(tmp_path, killed, "--address", address)
+    process = begin(tmp_path, killed, *SIZES, "--address", address)
     wait_until(lambda: num_shards(killed) > NUM_SHARDS // 2, process)
     (replica,) = replicas_of("member-b")
     replica.kill()

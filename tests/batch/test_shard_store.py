@@ -132,6 +132,34 @@ def test_a_batch_of_other_facts_is_refused_and_the_difference_told(tmp_path: Pat
     assert "input_digest was 000000000000 and is 222222222222" in str(told.value)
 
 
+@pytest.mark.parametrize("name", ["done.json", "report.json"])
+def test_a_damaged_end_of_a_batch_is_refused_by_name(tmp_path: Path, name: str) -> None:
+    store = build_store(tmp_path, build_manifest(1))
+    write_all(store, [0])
+    finish(store)
+    (tmp_path / "out.jsonl.batch" / name).write_text("{", "utf-8")
+
+    with pytest.raises(ConfigError, match=rf"{name}: it is damaged"):
+        _ = store.is_finished() and store.stored_report()
+
+
+def test_what_kills_left_behind_goes_and_strangers_files_stay(tmp_path: Path) -> None:
+    output = Location.of(str(tmp_path / "out.jsonl"))
+    with open_batch(output, build_manifest(4)) as store:
+        write_all(store, [0])
+        finish(store)
+        (tmp_path / "out.jsonl.batch" / "shards").mkdir()
+    for name in (".out.jsonl.123", ".out.jsonl.mine", ".other.jsonl.123"):
+        (tmp_path / name).touch()
+
+    with open_batch(output, build_manifest(4)) as store:
+        assert store.is_finished()
+
+    left = sorted(path.name for path in tmp_path.iterdir())
+    assert left == [".other.jsonl.123", ".out.jsonl.mine", "out.jsonl", "out.jsonl.batch"]
+    assert not (tmp_path / "out.jsonl.batch" / "shards").exists()
+
+
 def test_two_processes_never_work_on_one_batch(tmp_path: Path) -> None:
     output = Location.of(str(tmp_path / "out.jsonl"))
 

@@ -85,8 +85,10 @@ def test_every_row_is_answered_in_order_and_the_figures_are_told(endpoint: str, 
         "abstentions": {},
         "prompt_tokens": 18,
         "completion_tokens": 6,
+        "gflop": None,
     }
     assert report["tokens"] == {"prompt": 54, "completion": 18}
+    assert "cost: 54 tokens read, 18 written or scored" in result.output
     assert report["this_run"]["num_asked"] == 9
 
 
@@ -160,6 +162,11 @@ def test_an_early_stop_leaves_the_columns_that_it_cannot_change(endpoint: str, t
             "--stop-early: default stops at a risk or in stages",
         ),
         (SPEC.replace("family-c", "other"), (), "its ensemble 'default' has a (family-a), b (family-b), c (family-c)"),
+        (
+            f"{SPEC}limits: {{max_concurrent: 8}}",
+            ("--concurrency", "9"),
+            "--concurrency: it is 9, and the spec's routers take 8 requests at a time",
+        ),
         (SPEC, ("--ensemble", "none"), "ensemble: there is no 'none'; use one of: default"),
     ],
 )

@@ -113,6 +113,7 @@ def test_a_checkpoint_that_is_missing_is_named_with_its_member(unborn: str, tmp_
 
     assert missing in str(error)
     assert "lost" in str(error)
+    wait_until(lambda: not is_running(unborn))
 
 
 def test_an_application_that_is_late_is_taken_away(unborn: str) -> None:
