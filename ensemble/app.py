@@ -12,10 +12,11 @@ from typing import Any
 from ray.serve import Application
 
 from ensemble import __version__
-from ensemble.config import ResourcesConfig, Spec
+from ensemble.config import ResourcesConfig, RouterConfig, Spec
 from ensemble.errors import ConfigError
 from ensemble.planning.plan import Plan, plan_spec
 from ensemble.replica_servers import ROUTER, VOTING, member_deployment, start_member, start_router, start_voting
+from ensemble.rpc.certificates import ServerCertificates
 from ensemble.serving.application import DeploymentPlan, bind_application
 from ensemble.serving.cluster import application_secret, cluster_nodes, run_application
 from ensemble.serving.deployment_states import DeploymentState, is_running
@@ -88,7 +89,7 @@ def deploy(
 ) -> None:
     """Run the spec on the cluster that this process is connected to; in place when it runs already.
 
-    On ``is_own_cluster``, which is this machine alone, the router's port is tried first.
+    On ``is_own_cluster``, which is this machine alone, the router's ports and certificates are tried first.
 
     Raises:
         ConfigError: the machine lacks what the spec asks for, or the application did not come up.
@@ -96,7 +97,7 @@ def deploy(
     plan_on_cluster(spec, is_own_cluster=is_own_cluster)
     was_running = is_running(spec.name)
     if is_own_cluster and not was_running:
-        check_port(spec.router.host, spec.router.port)
+        check_endpoint(spec.router)
     application = build_application(spec, application_secret(spec.name))
     try:
         run_application(application, spec.name, spec.serving, on_progress=on_progress)
@@ -122,7 +123,21 @@ def plan_on_cluster(spec: Spec, *, is_own_cluster: bool) -> Plan:
     return plan_spec(spec, nodes, absent="hub" if is_own_cluster else "anywhere")
 
 
-def check_port(host: str, port: int) -> None:
+def check_endpoint(router: RouterConfig) -> None:
+    """Check that this machine has what the endpoint needs: its ports, and certificates that can be used.
+
+    Raises:
+        ConfigError: it has not.
+    """
+    check_port(router.host, router.port)
+    if router.tls is None:
+        return
+    ServerCertificates(router.tls)
+    if router.tls.health_port:
+        check_port(router.host, router.tls.health_port, field="router.tls.health_port")
+
+
+def check_port(host: str, port: int, *, field: str = "router.port") -> None:
     """Check that nobody listens there: router replicas share a port, so a stranger's would go unnoticed.
 
     Raises:
@@ -133,6 +148,5 @@ def check_port(host: str, port: int) -> None:
         try:
             probe.bind((host, port))
         except OSError as error:
-            raise ConfigError(
-                "router.port", f"{host}:{port} cannot be had ({error.strerror})", "choose another, or end what holds it"
-            ) from error
+            problem = f"{host}:{port} cannot be had ({error.strerror})"
+            raise ConfigError(field, problem, "choose another, or end what holds it") from error

@@ -124,6 +124,22 @@ class MemberConfig(BaseModel):
         return self.resources.gpus > 0 and getattr(self.engine, "device", "cpu") != "cpu"
 
 
+class TlsConfig(BaseModel):
+    """TLS of the router's port: PEM files on every machine that runs a router, read again when they change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    certificate: str = Field(min_length=1, description="the server's own, then those between it and its CA")
+    key: str = Field(min_length=1, description="the certificate's, without a password")
+    client_ca: str = Field(default="", description="where given, clients must show a certificate that comes from it")
+    health_port: int = Field(
+        default=0,
+        ge=0,
+        le=65_535,
+        description="answers health checks alone, without TLS, for probes that know none; 0 opens none",
+    )
+
+
 class RouterConfig(BaseModel):
     """The router deployment, which owns the endpoint."""
 
@@ -142,6 +158,13 @@ class RouterConfig(BaseModel):
         default=0.0, ge=0.0, le=60.0, description="a replica that ends takes new calls so long after health says so"
     )
     cpus: float = Field(default=0.0, ge=0.0, allow_inf_nan=False)
+    tls: TlsConfig | None = Field(default=None, description="left out, the port speaks plain gRPC")
+
+    @model_validator(mode="after")
+    def _ports_differ(self) -> Self:
+        if self.tls and self.tls.health_port == self.port:
+            raise ValueError(f"tls.health_port is {self.port}, which is the router's own port; choose another")
+        return self
 
 
 class VotingConfig(BaseModel):
@@ -250,6 +273,12 @@ def visible_gpus() -> tuple[str, ...]:
 def gpu_lock_dir() -> Path:
     """Where this machine's processes agree on who starts on a GPU: ``ENSEMBLE_GPU_LOCK_DIR``, or a temporary folder."""
     return Path(os.environ.get("ENSEMBLE_GPU_LOCK_DIR") or Path(tempfile.gettempdir()) / "ensemble-gpus")
+
+
+def client_tls_variables() -> dict[str, str]:
+    """Give what ``ENSEMBLE_TLS_CA``, ``_CERTIFICATE``, ``_KEY`` and ``_NAME`` say, by their last words."""
+    said = {part: os.environ.get(f"ENSEMBLE_TLS_{part.upper()}", "") for part in ("ca", "certificate", "key", "name")}
+    return {part: value for part, value in said.items() if value}
 
 
 def set_ray_environment() -> None:

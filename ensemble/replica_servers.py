@@ -16,6 +16,7 @@ from ensemble.router.election import Ensemble
 from ensemble.router.ensemble_router import EnsembleRouter
 from ensemble.router.feedback import FeedbackPolicy, OnlineWeights
 from ensemble.router.ports import ReplicaPicker
+from ensemble.rpc.certificates import ServerCertificates
 from ensemble.rpc.channels import ChannelCache
 from ensemble.rpc.ensemble_servicer import EnsembleServicer, MemberEntry
 from ensemble.rpc.member_client import GrpcMemberClient
@@ -159,7 +160,13 @@ async def start_voting(num_threads: int, secret: str, place: Place) -> VotingSer
 async def start_router(
     spec: Spec, calibrations: Mapping[str, EnsembleCalibration], secret: str, /, place: Place
 ) -> RouterServer:
-    """Serve the endpoint; ``calibrations`` are by the ensemble's name."""
+    """Serve the endpoint; ``calibrations`` are by the ensemble's name.
+
+    Raises:
+        ConfigError: a port cannot be had, or a certificate cannot be used.
+    """
+    tls = spec.router.tls
+    certificates = await asyncio.to_thread(ServerCertificates, tls) if tls else None
     channels = ChannelCache()
     observer = ServeObserver()
 
@@ -190,9 +197,12 @@ async def start_router(
         descriptor=ensemble_service_pb2.DESCRIPTOR.services_by_name["EnsembleService"],
         servicer=EnsembleServicer(router, members),
     )
-    server = GrpcServer([service], max_message_bytes=spec.limits.max_message_bytes)
+    server = GrpcServer([service], max_message_bytes=spec.limits.max_message_bytes, certificates=certificates)
     # Who is found by asking Serve alone needs no address that was known before.
-    await server.start(spec.router.host or place.node_ip, spec.router.port, is_ready=False)
+    host = spec.router.host or place.node_ip
+    await server.start(host, spec.router.port, is_ready=False)
+    if tls and tls.health_port:
+        await server.start_probed(host, tls.health_port)
     readiness = asyncio.create_task(announce(server, spec, place), name="readiness")
     return RouterServer(
         channels=channels,

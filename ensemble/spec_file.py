@@ -13,7 +13,7 @@ from pydantic import BaseModel, ValidationError
 
 from ensemble.calibration.calibration_file import Calibration, check_fits, load_calibration
 from ensemble.checkpoints.reference import PACKAGE_PREFIX
-from ensemble.config import MemberConfig, Spec, cache_dir
+from ensemble.config import MemberConfig, RouterConfig, Spec, cache_dir
 from ensemble.engines.config import FusedEngineConfig, VllmEngineConfig
 from ensemble.errors import ConfigError
 from ensemble.fingerprint import fingerprint
@@ -74,7 +74,8 @@ def parse_spec(data: Mapping[str, Any], *, source: str, folder: Path) -> Spec:
         raise ConfigError(source, "; ".join(problems), "see `ensemble schema` for what a spec may say") from error
     members = tuple(_with_checkpoints(member, folder, f"members[{index}]") for index, member in enumerate(spec.members))
     ensembles = tuple(_with_paths(ensemble, folder, index) for index, ensemble in enumerate(spec.ensembles))
-    return spec.model_copy(update={"members": members, "ensembles": ensembles})
+    router = _with_tls(spec.router, folder)
+    return spec.model_copy(update={"members": members, "ensembles": ensembles, "router": router})
 
 
 def load_calibrations(spec: Spec) -> dict[str, Calibration]:
@@ -164,9 +165,19 @@ def _with_paths(ensemble: EnsembleConfig, folder: Path, index: int) -> EnsembleC
     return ensemble.model_copy(update=changed) if changed else ensemble
 
 
-def _path(text: str, folder: Path, *, where: str) -> str:
+def _with_tls(router: RouterConfig, folder: Path) -> RouterConfig:
+    """Take the router's PEM files from the spec's folder; links stay, since a rotation may turn them elsewhere."""
+    if router.tls is None:
+        return router
+    given = router.tls.model_dump(include={"certificate", "key", "client_ca"}, exclude_defaults=True)
+    changed = {name: _path(text, folder, where=f"router.tls.{name}", keep_links=True) for name, text in given.items()}
+    return router.model_copy(update={"tls": router.tls.model_copy(update=changed)})
+
+
+def _path(text: str, folder: Path, *, where: str, keep_links: bool = False) -> str:
     try:
-        return str((folder / Path(text).expanduser()).resolve())
+        path = folder / Path(text).expanduser()
+        return str(path.absolute() if keep_links else path.resolve())
     except (RuntimeError, OSError, ValueError) as error:
         raise ConfigError(where, f"{text!r} cannot be a path ({error})", "mend it") from error
 

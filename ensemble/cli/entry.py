@@ -16,6 +16,7 @@ from ensemble.cli.digest import digest
 from ensemble.cli.evaluate import evaluate
 from ensemble.cli.failure import CommandGroup
 from ensemble.cli.health import health
+from ensemble.cli.options import TLS_HELP
 from ensemble.cli.plan import plan
 from ensemble.cli.render import render
 from ensemble.cli.replay import replay
@@ -28,6 +29,7 @@ from ensemble.cli.weigh import weigh
 app = typer.Typer(
     name="ensemble",
     help="Serve several small language models as one, and ask them.",
+    epilog=TLS_HELP,
     cls=CommandGroup,
     no_args_is_help=True,
     add_completion=False,

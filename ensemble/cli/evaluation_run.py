@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from ensemble.cli.item_progress import show_progress
+from ensemble.cli.options import endpoint_tls
 from ensemble.cli.serve import private_temp_dir, running
 from ensemble.config import Spec
 from ensemble.errors import ConfigError
@@ -73,11 +74,12 @@ def private_spec(spec: Spec, ensemble: EnsembleConfig) -> Spec:
         generation=ensemble.generation,
         quorum=QuorumConfig(min_weight=0.0, stop_early=False),
     )
+    own = {"host": "127.0.0.1", "port": _free_port(), "replicas": 1, "tls": None}
     return spec.model_copy(
         update={
             "members": tuple(member for member in spec.members if member.name in ensemble.members),
             "ensembles": (bare,),
-            "router": spec.router.model_copy(update={"host": "127.0.0.1", "port": _free_port(), "replicas": 1}),
+            "router": spec.router.model_copy(update=own),
         }
     )
 
@@ -116,7 +118,8 @@ async def _ask(  # noqa: PLR0913 - what `gather_votes` was given, and two more
 ) -> int:
     from ensemble.calibration.ask_all import Schedule, ask_all  # noqa: PLC0415 - see the command
 
-    async with AsyncEnsembleClient(address, timeout_s=options.timeout_s) as client:
+    tls = endpoint_tls() if options.endpoint else None
+    async with AsyncEnsembleClient(address, timeout_s=options.timeout_s, tls=tls) as client:
         if options.endpoint:
             await check_members(client, spec, ensemble)
         asker = GrpcAsker(client, ensemble.name)

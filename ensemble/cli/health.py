@@ -20,7 +20,7 @@ def health(
     """Print what an endpoint says of its health; exits with 0 only when that is SERVING."""
     from ensemble.rpc.health_client import check_health  # noqa: PLC0415 - a probe with a bad option need not load gRPC
 
-    state = check_health(endpoint, service=service, timeout_s=timeout_s)
+    state = check_health(endpoint, service=service, timeout_s=timeout_s, tls=options.endpoint_tls())
     typer.echo(state)
     if state != "SERVING":
         raise typer.Exit(EXIT_WORLD)

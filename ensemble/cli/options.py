@@ -15,16 +15,22 @@ from ensemble.cli.live_vote import LiveVote, Shown
 from ensemble.cli.replay import save_record
 from ensemble.cli.terminal import stdout_console
 from ensemble.cli.vote_view import follow_vote
-from ensemble.errors import InvalidRequestError
+from ensemble.config import client_tls_variables
+from ensemble.errors import ConfigError, InvalidRequestError
 from ensemble.router.request import Event
-from ensemble.rpc.client import EnsembleClient
+from ensemble.rpc.client import ClientTls, EnsembleClient
 from ensemble.voting.ballot import Voter
 from ensemble.voting.decision import Decision
 from ensemble.voting.record import VoteRecord
 
 DEFAULT_ENDPOINT = "localhost:9000"
+TLS_HELP = (
+    "An endpoint is reached with TLS when ENSEMBLE_TLS_CA names a PEM file with the authorities that its certificate "
+    "must come from. ENSEMBLE_TLS_CERTIFICATE and ENSEMBLE_TLS_KEY name the caller's own, for an endpoint that wants "
+    "one. ENSEMBLE_TLS_NAME is whom the endpoint's certificate must be for, where that is not the host of --endpoint."
+)
 
-Endpoint = Annotated[str, typer.Option(help="Where the ensemble answers, host:port.")]
+Endpoint = Annotated[str, typer.Option(help="Where the ensemble answers, host:port; with TLS, see `ensemble --help`.")]
 EnsembleName = Annotated[str, typer.Option(help="Which ensemble; left out, the only one or the one named default.")]
 Strategy = Annotated[str, typer.Option(help="The voting rule; left out, the ensemble's own.")]
 Panel = Annotated[list[str] | None, typer.Option("--member", help="Ask only this member; may be given several times.")]
@@ -50,6 +56,16 @@ class VoteCall:
     record: Path | None
 
 
+def endpoint_tls() -> ClientTls | None:
+    """Read from the environment how endpoints are reached; None is without TLS."""
+    said = client_tls_variables()
+    if said and "ca" not in said:
+        problem = f"it is not set, and ENSEMBLE_TLS_{next(iter(said)).upper()} is"
+        raise ConfigError("ENSEMBLE_TLS_CA", problem, "set it to a PEM file, or unset the other")
+    paths = {part: Path(value) for part, value in said.items() if part != "name"}
+    return ClientTls(**paths, name=said.get("name", "")) if said else None
+
+
 def read_prompt(prompt: str) -> str:
     """Give the prompt as typed, or from stdin when it is ``-``."""
     if prompt != "-":
@@ -68,7 +84,7 @@ def run_vote(
     stream: Callable[[EnsembleClient], Iterable[Event]],
 ) -> None:
     """Ask, and print the vote the way that was asked for; a call that keeps a record must ask for it."""
-    with EnsembleClient(call.endpoint, timeout_s=call.timeout_s) as client:
+    with EnsembleClient(call.endpoint, timeout_s=call.timeout_s, tls=endpoint_tls()) as client:
         if call.as_json:
             for decision in _without_record(_only_one(client, whole), call.record):
                 if isinstance(decision, Decision):

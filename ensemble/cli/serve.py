@@ -76,12 +76,12 @@ def running(spec: Spec, console: Console, *, address: str = "", temp_dir: Path |
         ConfigError: the machine lacks what the spec asks for, or the application did not come up.
     """
     # Both bring Ray along, which takes a second.
-    from ensemble.app import check_port, deploy  # noqa: PLC0415
+    from ensemble.app import check_endpoint, deploy  # noqa: PLC0415
     from ensemble.serving.cluster import ray_cluster  # noqa: PLC0415
 
     if not address:
         # Before the cluster, which takes seconds to start.
-        check_port(spec.router.host, spec.router.port)
+        check_endpoint(spec.router)
         plan_spec(spec, (local_node(),), absent="hub")
     # What Serve says of its progress would break into ours.
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
@@ -161,6 +161,8 @@ def _print_endpoint(spec: Spec, console: Console) -> None:
     host = "localhost" if spec.router.host in {"127.0.0.1", "0.0.0.0", "::"} else spec.router.host  # noqa: S104
     host = f"[{host}]" if ":" in host else host
     endpoint = f"{host}:{spec.router.port}"
-    console.print(f"\n{spec.name} answers on {endpoint} (gRPC)", style="bold green", markup=False)
+    protocol = "gRPC with TLS" if spec.router.tls else "gRPC"
+    console.print(f"\n{spec.name} answers on {endpoint} ({protocol})", style="bold green", markup=False)
     option = "" if endpoint == "localhost:9000" else f" --endpoint {endpoint}"
-    console.print(f'try: ensemble classify "Is the sky blue?" yes no{option}', markup=False, soft_wrap=True)
+    variable = "ENSEMBLE_TLS_CA=FILE " if spec.router.tls else ""
+    console.print(f'try: {variable}ensemble classify "Is the sky blue?" yes no{option}', markup=False, soft_wrap=True)

@@ -41,7 +41,7 @@ def status(
     kept prefix spared, wasted the tokens of aborted requests, batch the mean number of requests in a step, cache the
     share of the cache that is taken now.
     """
-    with EnsembleClient(endpoint, timeout_s=timeout_s) as client:
+    with EnsembleClient(endpoint, timeout_s=timeout_s, tls=options.endpoint_tls()) as client:
         names = [ensemble] if ensemble else [summary.name for summary in client.list_ensembles()]
         reports = [client.get_ensemble(name) for name in names]
     if as_json:

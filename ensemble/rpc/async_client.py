@@ -6,8 +6,6 @@ from collections.abc import AsyncGenerator, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-import grpc
-
 from ensemble.router.feedback import FeedbackOutcome
 from ensemble.router.request import Event, ParameterOverrides, StreamMode, VoteOptions
 from ensemble.rpc import client_events
@@ -20,6 +18,7 @@ from ensemble.rpc.client_calls import (
     record_of,
     recorded,
 )
+from ensemble.rpc.client_channel import ClientTls, open_async_channel
 from ensemble.rpc.client_events import EnsembleReport, EnsembleSummary
 from ensemble.rpc.convert import stream_mode_to_wire
 from ensemble.rpc.convert_vote import decision_from_wire
@@ -39,11 +38,15 @@ class AsyncEnsembleClient:
     Every method raises the server's own error (see ``ensemble.errors``), or EndpointError when there is none.
     """
 
-    def __init__(self, address: str, *, timeout_s: float = DEFAULT_TIMEOUT_S) -> None:
-        """Connect when first used; ``timeout_s`` is the deadline of every call."""
+    def __init__(self, address: str, *, timeout_s: float = DEFAULT_TIMEOUT_S, tls: ClientTls | None = None) -> None:
+        """Connect when first used, with TLS if ``tls`` is given; ``timeout_s`` is the deadline of every call.
+
+        Raises:
+            ConfigError: a file of ``tls`` cannot be used.
+        """
         self._address = address
         self._timeout_s = timeout_s
-        self._channel = grpc.aio.insecure_channel(address, options=OPTIONS)
+        self._channel = open_async_channel(address, tls, options=OPTIONS)
         self._stub: EnsembleServiceAsyncStub = ensemble_service_pb2_grpc.EnsembleServiceStub(self._channel)
 
     async def __aenter__(self) -> Self:

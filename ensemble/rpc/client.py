@@ -11,8 +11,6 @@ from collections.abc import Iterator, Sequence
 from types import TracebackType
 from typing import Self
 
-import grpc
-
 from ensemble.router.feedback import FeedbackOutcome
 from ensemble.router.request import Event, ParameterOverrides, StreamMode, VoteOptions
 from ensemble.rpc import client_events
@@ -26,6 +24,7 @@ from ensemble.rpc.client_calls import (
     record_of,
     recorded,
 )
+from ensemble.rpc.client_channel import ClientTls, open_channel
 from ensemble.rpc.client_events import EnsembleReport, EnsembleSummary
 from ensemble.rpc.convert import stream_mode_to_wire
 from ensemble.rpc.convert_vote import decision_from_wire
@@ -35,17 +34,21 @@ from ensemble.v1 import ensemble_service_pb2_grpc
 from ensemble.voting.decision import Decision
 from ensemble.voting.record import VoteRecord
 
-__all__ = ["AsyncEnsembleClient", "EnsembleClient"]
+__all__ = ["AsyncEnsembleClient", "ClientTls", "EnsembleClient"]
 
 
 class EnsembleClient:
     """Calls one endpoint from any thread; the same surface as AsyncEnsembleClient, blocking."""
 
-    def __init__(self, address: str, *, timeout_s: float = DEFAULT_TIMEOUT_S) -> None:
-        """Connect when first used; ``timeout_s`` is the deadline of every call."""
+    def __init__(self, address: str, *, timeout_s: float = DEFAULT_TIMEOUT_S, tls: ClientTls | None = None) -> None:
+        """Connect when first used, with TLS if ``tls`` is given; ``timeout_s`` is the deadline of every call.
+
+        Raises:
+            ConfigError: a file of ``tls`` cannot be used.
+        """
         self._address = address
         self._timeout_s = timeout_s
-        self._channel = grpc.insecure_channel(address, options=OPTIONS)
+        self._channel = open_channel(address, tls, options=OPTIONS)
         self._stub = ensemble_service_pb2_grpc.EnsembleServiceStub(self._channel)
 
     def __enter__(self) -> Self:

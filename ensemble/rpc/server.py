@@ -13,6 +13,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from ensemble.errors import ConfigError
+from ensemble.rpc.certificates import ServerCertificates
 from ensemble.rpc.methods import generic_handler
 from ensemble.rpc.secret import SecretGuard
 
@@ -64,9 +65,20 @@ class Service:
 class GrpcServer:
     """One listening server. ``start`` it, read ``port``, ``stop`` it."""
 
-    def __init__(self, services: Sequence[Service], *, max_message_bytes: int, secret: str = "") -> None:
-        """Prepare; a ``secret`` makes every call without it fail, and leaves health and reflection out."""
+    def __init__(
+        self,
+        services: Sequence[Service],
+        *,
+        max_message_bytes: int,
+        secret: str = "",
+        certificates: ServerCertificates | None = None,
+    ) -> None:
+        """Prepare; a ``secret`` makes every call without it fail, and leaves health and reflection out.
+
+        With ``certificates`` the port speaks TLS alone.
+        """
         self._services = services
+        self._certificates = certificates
         self._server = grpc.aio.server(
             options=(
                 ("grpc.max_receive_message_length", max_message_bytes * TRANSPORT_FACTOR),
@@ -87,6 +99,7 @@ class GrpcServer:
             health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
             names = [service.descriptor.full_name for service in services]
             reflection.enable_server_reflection([*names, health.SERVICE_NAME, reflection.SERVICE_NAME], self._server)
+        self._probed: grpc.aio.Server | None = None
         self._stopped: asyncio.Task[None] | None = None
         self.port = 0
 
@@ -96,15 +109,22 @@ class GrpcServer:
         Raises:
             ConfigError: the port cannot be had.
         """
-        try:
-            self.port = self._server.add_insecure_port(f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
-        except RuntimeError as error:
-            raise ConfigError(
-                "router.port", f"{host}:{port} cannot be listened on", "choose another port, or end what holds it"
-            ) from error
+        self.port = _listen(self._server, host, port, certificates=self._certificates, field="router.port")
         await self._server.start()
         if is_ready:
             await self.set_ready()
+
+    async def start_probed(self, host: str, port: int) -> int:
+        """Answer questions of health, and no others, on a port without TLS; gives the port, a free one for 0.
+
+        Raises:
+            ConfigError: the port cannot be had.
+        """
+        self._probed = grpc.aio.server(options=(("grpc.so_reuseport", 1), *KEEPALIVE_OPTIONS))
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._probed)
+        bound = _listen(self._probed, host, port, field="router.tls.health_port")
+        await self._probed.start()
+        return bound
 
     async def set_ready(self) -> None:
         """Let health say SERVING."""
@@ -126,3 +146,19 @@ class GrpcServer:
         if notice_s:
             await asyncio.sleep(notice_s)
         await self._server.stop(grace_s - notice_s)
+        if self._probed is not None:
+            # Last: until here it has said that the other one drains.
+            await self._probed.stop(0.0)
+
+
+def _listen(
+    server: grpc.aio.Server, host: str, port: int, *, certificates: ServerCertificates | None = None, field: str
+) -> int:
+    address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    try:
+        if certificates is None:
+            return server.add_insecure_port(address)
+        return server.add_secure_port(address, certificates.credentials())
+    except RuntimeError as error:
+        problem = f"{host}:{port} cannot be listened on"
+        raise ConfigError(field, problem, "choose another port, or end what holds it") from error

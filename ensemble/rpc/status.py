@@ -52,6 +52,18 @@ RETRIABLE = (
 COUNTS = frozenset({"num_cast", "num_asked", "limit"})
 """Facts that are whole numbers; all others are text."""
 
+EXPLANATION_BY_MARK = {
+    "Hostname Verification Check failed": "its certificate is for another name than the one it was asked by",
+    "certificate has expired": "its certificate has expired",
+    "CERTIFICATE_VERIFY_FAILED": "its certificate does not come from the given authorities",
+    # An authority of the right name with another key.
+    "certificate signature failure": "its certificate does not come from the given authorities",
+    "WRONG_VERSION_NUMBER": "it does not speak TLS, and was asked with it",
+    "Socket closed": "it hung up at once; it may want TLS, or a client's certificate that it trusts",
+}
+"""What gRPC says when a connection does not come about, in the order in which it is looked for, and what that means."""
+
+_NOT_CONNECTED = "failed to connect to all addresses"
 _ERROR_BY_REASON = {error.__name__: error for error in STATUS_BY_ERROR}
 
 
@@ -128,8 +140,16 @@ def _fact(name: str, value: str) -> str | int:
 
 def _code_and_details(failure: grpc.RpcError) -> tuple[str, str]:
     if isinstance(failure, grpc.Call | grpc.aio.AioRpcError):
-        return failure.code().name, failure.details() or "no details"
+        return failure.code().name, _explained(failure.details() or "no details")
     return grpc.StatusCode.UNKNOWN.name, str(failure)
+
+
+def _explained(details: str) -> str:
+    """Put a sentence before what gRPC says of a connection that did not come about."""
+    if not details.startswith(_NOT_CONNECTED):
+        return details
+    meanings = (meaning for mark, meaning in EXPLANATION_BY_MARK.items() if mark in details)
+    return next((f"{meaning} ({details})" for meaning in meanings), details)
 
 
 def _shortened(text: str) -> str:
