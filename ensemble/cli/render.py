@@ -27,10 +27,18 @@ def k8s(
     base: Annotated[Path, typer.Option(help="The folder k8s/base of this project.")] = Path("k8s/base"),
     image: Annotated[str, typer.Option(help="The image, by tag or digest; left out, the base's.")] = "",
     models: Annotated[
-        Path | None, typer.Option(help="What sha256sum says of the volume's files; for checkpoints below /models.")
+        Path | None,
+        typer.Option(help="What sha256sum says of the volume's files, for checkpoints below /models; best in a copy."),
     ] = None,
+    gpu_memory_gib: Annotated[
+        float, typer.Option(min=0.0, help="Memory of each of the nodes' GPUs; left out, shares are not checked.")
+    ] = 0.0,
 ) -> None:
     """Write a kustomize overlay that runs a spec: as many workers as it has routers, each with room for its replicas.
+
+    The workers are the smallest on which `ensemble plan` finds a place for every replica, with cores and memory for
+    twice as many: an update starts the new ones before the old ones end. Checkpoints are measured where they are at
+    hand: in installed packages, and beside --models; elsewhere resources.memory_gib must say what a replica takes.
 
     Apply it with `kubectl apply -k DIR`. A spec that could not run there is refused, with 2 as the exit code.
     """
@@ -38,7 +46,7 @@ def k8s(
 
     if not (base / "kustomization.yaml").is_file():
         raise ConfigError(f"--base {base}", "there is no kustomization.yaml", "give the folder k8s/base")
-    overlay = build_overlay(spec, out, base=base, image=image, models=models)
+    overlay = build_overlay(spec, out, base=base, image=image, models=models, gpu_memory_gib=gpu_memory_gib)
     overlay = with_heading(overlay, f"Written by `ensemble render k8s {spec.name}`: render again rather than edit.")
     with disk_watched(out):
         out.mkdir(parents=True, exist_ok=True)

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from ensemble.checkpoints.reference import PACKAGE_PREFIX
 from ensemble.config import MemberConfig, Spec
 from ensemble.errors import ConfigError
-from ensemble.manifests.sizing import wanted_resources
+from ensemble.manifests.volumes import MODELS, STATE, is_below
 
 PORT = 9000
 NODE_DRAIN_S = 90.0
 """RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S in k8s/base, itself less than the pods' grace period."""
 REPLICA_MARGIN_S = 10.0
 """What Serve gives a replica beyond its drain."""
-MODELS = PurePosixPath("/models")
-STATE = PurePosixPath("/var/lib/ensemble")
 
 
 def check_fitness(spec: Spec, folder: Path) -> None:
@@ -33,13 +31,14 @@ def check_fitness(spec: Spec, folder: Path) -> None:
             f"set it below {NODE_DRAIN_S - REPLICA_MARGIN_S:g}",
         )
     for index, member in enumerate(spec.members):
-        _check_checkpoint(f"members[{index}].checkpoint", member)
+        for field, reference in _references_of(member).items():
+            _check_reference(f"members[{index}].{field}", reference)
     _check_files(spec, folder)
 
 
 def models_needed(spec: Spec) -> bool:
     """Say whether a member's checkpoint lies on the volume of models."""
-    return any(member.checkpoint and _is_below(member.checkpoint, MODELS) for member in spec.members)
+    return any(is_below(one, MODELS) for member in spec.members for one in _references_of(member).values())
 
 
 def state_needed(spec: Spec) -> bool:
@@ -60,17 +59,23 @@ def _check_router(spec: Spec) -> None:
 
 
 def _check_head_stays_idle(spec: Spec) -> None:
-    for where, (resources, _) in wanted_resources(spec).items():
-        if not resources.cpus:
+    cpus_by_place = {f"members[{i}].resources": member.resources.cpus for i, member in enumerate(spec.members)}
+    for where, cpus in (cpus_by_place | {"router": spec.router.cpus, "voting": spec.voting.cpus}).items():
+        if not cpus:
             raise ConfigError(f"{where}.cpus", "with 0 it may land on the head, which does no work", "set it above 0")
 
 
-def _check_checkpoint(where: str, member: MemberConfig) -> None:
-    checkpoint = member.checkpoint
-    if not checkpoint or checkpoint.startswith(PACKAGE_PREFIX) or _is_below(checkpoint, MODELS):
+def _references_of(member: MemberConfig) -> dict[str, str]:
+    """Give all that a member loads, its adapter included, by the field that names it."""
+    adapter = {"engine.lora": member.adapter} if member.adapter else {}
+    return member.checkpoint_by_field | adapter
+
+
+def _check_reference(where: str, reference: str) -> None:
+    if reference.startswith(PACKAGE_PREFIX) or is_below(reference, MODELS):
         return
-    problem = "is a path of this machine" if checkpoint.startswith("/") else "would be fetched, and workers may not"
-    raise ConfigError(where, f"{checkpoint} {problem}", f"put it on the volume of models, as {MODELS}/NAME")
+    problem = "is a path of this machine" if reference.startswith("/") else "would be fetched, and workers may not"
+    raise ConfigError(where, f"{reference} {problem}", f"put it on the volume of models, as {MODELS}/NAME")
 
 
 def _check_files(spec: Spec, folder: Path) -> None:
@@ -79,10 +84,6 @@ def _check_files(spec: Spec, folder: Path) -> None:
         if ensemble.calibration and Path(ensemble.calibration).parent != folder.resolve():
             problem = f"{ensemble.calibration} lies elsewhere than the spec"
             raise ConfigError(f"{where}.calibration", problem, "put it beside the spec: both travel in one ConfigMap")
-        if ensemble.feedback and not _is_below(ensemble.feedback.state_dir, STATE):
+        if ensemble.feedback and not is_below(ensemble.feedback.state_dir, STATE):
             problem = f"{ensemble.feedback.state_dir} would be lost with its pod"
             raise ConfigError(f"{where}.feedback.state_dir", problem, f"choose a folder below {STATE}, a shared volume")
-
-
-def _is_below(path: str, folder: PurePosixPath) -> bool:
-    return PurePosixPath(path).is_relative_to(folder) and PurePosixPath(path) != folder

@@ -34,7 +34,15 @@ class Overlay:
     size: WorkerSize
 
 
-def build_overlay(spec_path: Path, out: Path, *, base: Path, image: str = "", models: Path | None = None) -> Overlay:
+def build_overlay(
+    spec_path: Path,
+    out: Path,
+    *,
+    base: Path,
+    image: str = "",
+    models: Path | None = None,
+    gpu_memory_gib: float = 0.0,
+) -> Overlay:
     """Make the overlay of a spec for the folder ``out``; nothing is written.
 
     Args:
@@ -42,10 +50,13 @@ def build_overlay(spec_path: Path, out: Path, *, base: Path, image: str = "", mo
         out: where the overlay will lie.
         base: the folder k8s/base.
         image: the image to run, by tag or digest; empty leaves the base's.
-        models: the lines of sha256sum about the files on the volume of models.
+        models: the lines of sha256sum about the files on the volume of models; in a copy of it, checkpoints are
+            measured there.
+        gpu_memory_gib: the memory of each GPU of the workers' nodes; 0 leaves the members' shares unchecked.
 
     Raises:
         ConfigError: the spec cannot run in the base's pods, or the base is for another Ray.
+        CheckpointError: a checkpoint that is here cannot be measured.
     """
     spec = load_spec(spec_path)
     check_fitness(spec, spec_path.parent)
@@ -58,7 +69,7 @@ def build_overlay(spec_path: Path, out: Path, *, base: Path, image: str = "", mo
     if (size_bytes := sum(map(len, files.values()))) > LARGEST_MAP_BYTES:
         problem = f"spec and calibrations have {size_bytes:,} bytes, and a ConfigMap holds {LARGEST_MAP_BYTES:,}"
         raise ConfigError(str(spec_path), problem, "calibrate fewer ensembles in one spec")
-    size = size_workers(spec)
+    size = size_workers(spec, volume=models.parent if models else None, gpu_memory_gib=gpu_memory_gib)
     kustomization = _kustomization(spec, size, os.path.relpath(base.resolve(), out.resolve()), [*files])
     if image:
         kustomization["images"] = [{"name": "ensemble-serving", **_parse_image(image)}]

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from ensemble.config import Spec
 from ensemble.errors import ConfigError
-from ensemble.manifests.sizing import wanted_resources
+from ensemble.manifests.sizing import WorkerSize, check_workers
+from ensemble.planning.demand import build_demands
 from ensemble.serving.application import SHUTDOWN_MARGIN_S
 from ensemble.spec_file import load_spec
 from tests.manifests.rendered import (
@@ -20,6 +21,7 @@ from tests.manifests.rendered import (
     groups,
     of_kind,
     pods,
+    ray_cluster,
     ray_service,
     serve_config,
     spec_text,
@@ -38,7 +40,7 @@ def load_rendered_spec(resources: Resources) -> Spec:
 
 def ray_version_is_the_pinned_one(resources: Resources) -> Iterator[str]:
     """The cluster runs what the image has."""
-    named = ray_service(resources)["spec"]["rayClusterConfig"]["rayVersion"]
+    named = ray_cluster(resources)["rayVersion"]
     if named != version("ray"):
         yield f"rayVersion is {named}, and the program's Ray is {version('ray')}"
 
@@ -100,9 +102,9 @@ def head_does_no_work(resources: Resources) -> Iterator[str]:
         yield "the head has cores to give"
     if ray_service(resources)["spec"].get("excludeHeadPodFromServeSvc") is not True:
         yield "the head is behind the service"
-    for where, (wanted, _) in wanted_resources(load_rendered_spec(resources)).items():
-        if not wanted.cpus:
-            yield f"{where} asks for no cores, and may land on the head"
+    for demand in build_demands(load_rendered_spec(resources), absent="anywhere"):
+        if not demand.cpus:
+            yield f"{demand.where} asks for no cores, and may land on the head"
 
 
 def drains_end_in_time(resources: Resources) -> Iterator[str]:
@@ -117,20 +119,32 @@ def drains_end_in_time(resources: Resources) -> Iterator[str]:
 
 
 def workers_hold_the_spec(resources: Resources) -> Iterator[str]:
-    """A router on every worker, and room for all replicas."""
+    """A router on every worker, and a place for each replica by the plan."""
     spec = load_rendered_spec(resources)
-    workers = [group for name, group in groups(resources).items() if name != "head"]
-    count = sum(group["replicas"] for group in workers)
-    if count != spec.router.replicas or spec.router.max_per_node != 1:
-        yield f"{count} workers, and {spec.router.replicas} routers of at most {spec.router.max_per_node} a node"
-    for key, kind in (("num-cpus", "cpus"), ("num-gpus", "gpus")):
-        have = sum(group["replicas"] * float(group["rayStartParams"].get(key, 0)) for group in workers)
-        need = sum(getattr(one, kind) * replicas for one, replicas in wanted_resources(spec).values())
-        if need > have:
-            yield f"the workers have {have:g} {kind}, and the spec asks for {need:g}"
-    for group in workers:
-        if not group["minReplicas"] == group["replicas"] == group["maxReplicas"]:
-            yield "the number of workers is not fixed"
+    (group,) = (group for name, group in groups(resources).items() if name != "head")
+    if group["replicas"] != spec.router.replicas or spec.router.max_per_node != 1:
+        yield f"{group['replicas']} workers, and {spec.router.replicas} routers of {spec.router.max_per_node} a node"
+    size = worker_size(group)
+    try:
+        check_workers(spec, size)
+    except ConfigError as error:
+        yield str(error)
+    limits = group["template"]["spec"]["containers"][0]["resources"]["limits"]
+    if (float(limits["cpu"]), int(limits.get("nvidia.com/gpu", 0))) != (size.cpus, size.gpus):
+        yield "Ray is told of other cores or GPUs than the pod has"
+    if not group["minReplicas"] == group["replicas"] == group["maxReplicas"]:
+        yield "the number of workers is not fixed"
+
+
+def worker_size(group: Resource) -> WorkerSize:
+    """Give a group's size as its manifest has it."""
+    params, limits = group["rayStartParams"], group["template"]["spec"]["containers"][0]["resources"]["limits"]
+    return WorkerSize(
+        workers=group["replicas"],
+        cpus=int(params.get("num-cpus", 0)),
+        memory_gib=int(limits["memory"].removesuffix("Gi")),
+        gpus=int(params.get("num-gpus", 0)),
+    )
 
 
 def serve_config_deploys_the_spec(resources: Resources) -> Iterator[str]:
@@ -175,7 +189,7 @@ def _is_read_only_models(mount: Resource) -> bool:
 
 def head_survives(resources: Resources) -> Iterator[str]:
     """In production the head's state lies in Redis, and Ray asks for its token."""
-    cluster = ray_service(resources)["spec"]["rayClusterConfig"]
+    cluster = ray_cluster(resources)
     if cluster.get("authOptions", {}).get("mode") != "token":
         yield "Ray answers without a token"
     store = cluster.get("gcsFaultToleranceOptions", {})

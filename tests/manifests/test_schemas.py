@@ -2,59 +2,30 @@
 
 from __future__ import annotations
 
-import functools
-import json
-import os
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-import jsonschema
 import kubernetes_validate
 import pytest
-from kubernetes_validate.utils import all_versions
 
 from tests.manifests.rendered import (
     CUSTOM_GROUPS,
     OVERLAYS,
-    Resource,
     Resources,
     groups,
     kustomize,
     needs_kubectl,
     of_kind,
+    pods,
     ray_service,
     render,
 )
+from tests.manifests.schemas import OLDEST_MINOR, VERSIONS, kuberay_problems, needs_kuberay_schemas, pod_of
 
 pytestmark = needs_kubectl
-
-OLDEST_MINOR = 30
-VERSIONS = list(dict.fromkeys(one for one in all_versions() if int(one.split(".")[1]) >= OLDEST_MINOR))
-KUBERAY_SCHEMAS = os.environ.get("ENSEMBLE_KUBERAY_SCHEMAS", "")  # noqa: TID251 - where the schemas lie on this machine
-
-needs_kuberay_schemas = pytest.mark.skipif(
-    not KUBERAY_SCHEMAS,
-    reason="ENSEMBLE_KUBERAY_SCHEMAS names the folder of KubeRay's JSON schemas (KIND-v1.schema.json)",
-)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def each_schema_is_read_once() -> Iterator[None]:
-    """The library reads a version's definitions, some megabytes, for every resource."""
-    read = kubernetes_validate.utils.schema_contents
-    kubernetes_validate.utils.schema_contents = functools.cache(read)
-    yield
-    kubernetes_validate.utils.schema_contents = read
 
 
 def built_in(resources: Resources) -> Resources:
     return [one for one in resources if not one["apiVersion"].startswith(CUSTOM_GROUPS)]
-
-
-def kuberay_problems(resource: Resource) -> list[str]:
-    schema: Any = json.loads(Path(KUBERAY_SCHEMAS, f"{resource['kind']}-v1.schema.json").read_text(encoding="utf-8"))
-    return [error.message for error in jsonschema.Draft202012Validator(schema).iter_errors(resource)]
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
@@ -135,12 +106,23 @@ def test_a_field_that_a_pod_of_a_rayservice_has_not_is_refused() -> None:
     assert any("readinesProbe" in problem for problem in problems)
 
 
+@pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize("overlay", OVERLAYS)
-def test_pods_of_a_rayservice_are_valid_as_pods(overlay: str) -> None:
-    for group in groups(render(overlay)).values():
-        pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "ray"}, "spec": group["template"]["spec"]}
+def test_pods_are_valid_as_pods(overlay: str, version: str) -> None:
+    templates = pods(render(overlay))
 
-        kubernetes_validate.validate(pod, VERSIONS[-1], strict=True)
+    for template in templates.values():
+        kubernetes_validate.validate(pod_of(template), version, strict=True)
+
+    assert templates.keys() >= {"ray head", "ray workers"}
+
+
+def test_a_field_that_a_pod_has_not_is_refused() -> None:
+    template = groups(render("base"))["workers"]["template"]
+    template["spec"]["containers"][0]["readinessProbe"]["grpc"]["path"] = "/"
+
+    with pytest.raises(kubernetes_validate.ValidationError, match="path"):
+        kubernetes_validate.validate(pod_of(template), VERSIONS[-1], strict=True)
 
 
 def test_a_kustomization_with_a_missing_file_does_not_render(tmp_path: Path) -> None:
