@@ -60,41 +60,12 @@ def image_config() -> Any:
 
 def bundle(network_name: str, folder: Path) -> dict[str, Any]:
     """Make the runtime's configuration; environment and entry point are the image's own."""
-    image = image_config()
-    tmpfs = [
-        {
-            "destination": path,
-            "type": "tmpfs",
-            "source": "tmpfs",
-            "options": ["nosuid", "nodev", "mode=1777", f"size={size}"],
-        }
-        for path, size in WRITABLE.items()
-    ]
-    nothing: dict[str, list[str]] = {
-        kind: [] for kind in ("bounding", "effective", "permitted", "inheritable", "ambient")
-    }
     return {
         "ociVersion": "1.0.2",
         "root": {"path": ROOTFS, "readonly": True},
         "hostname": HOST,
-        "process": {
-            "user": {"uid": int(image["User"]), "gid": int(image["User"])},
-            "args": [*image["Entrypoint"], "serve", "/etc/ensemble/spec.yaml"],
-            "env": [*image["Env"], "HOME=/home/ensemble"],
-            "cwd": image["WorkingDir"],
-            "capabilities": nothing,
-            "noNewPrivileges": True,
-        },
-        "mounts": [
-            {"destination": "/proc", "type": "proc", "source": "proc"},
-            {"destination": "/dev", "type": "tmpfs", "source": "tmpfs", "options": ["nosuid", "mode=755"]},
-            {"destination": "/sys", "type": "bind", "source": "/sys", "options": ["rbind", "ro"]},
-            *tmpfs,
-            *(
-                {"destination": path, "type": "bind", "source": str(folder / name), "options": ["bind", "ro"]}
-                for path, name in FILES.items()
-            ),
-        ],
+        "process": process(),
+        "mounts": [*mounts(), *(mount(path, str(folder / name), "bind", "ro") for path, name in FILES.items())],
         "linux": {
             "namespaces": [
                 *({"type": kind} for kind in ("pid", "mount", "ipc", "uts")),
@@ -106,12 +77,46 @@ def bundle(network_name: str, folder: Path) -> dict[str, Any]:
     }
 
 
+def process() -> dict[str, Any]:
+    image = image_config()
+    nothing: dict[str, list[str]] = {
+        kind: [] for kind in ("bounding", "effective", "permitted", "inheritable", "ambient")
+    }
+    return {
+        "user": {"uid": int(image["User"]), "gid": int(image["User"])},
+        "args": [*image["Entrypoint"], "serve", "/etc/ensemble/spec.yaml"],
+        "env": [*image["Env"], "HOME=/home/ensemble"],
+        "cwd": image["WorkingDir"],
+        "capabilities": nothing,
+        "noNewPrivileges": True,
+    }
+
+
+def mounts() -> Iterator[dict[str, Any]]:
+    yield {"destination": "/proc", "type": "proc", "source": "proc"}
+    yield mount("/dev", "tmpfs", "nosuid", "mode=755")
+    yield mount("/sys", "/sys", "rbind", "ro")
+    for path, size in WRITABLE.items():
+        yield mount(path, "tmpfs", "nosuid", "nodev", "mode=1777", f"size={size}")
+
+
+def mount(destination: str, source: str, *options: str) -> dict[str, Any]:
+    kind = "tmpfs" if source == "tmpfs" else "bind"
+    return {"destination": destination, "type": kind, "source": source, "options": [*options]}
+
+
+def one_host() -> dict[str, Any]:
+    """Give the spec of the three nodes with one replica of everything: real members, from the image's own package."""
+    spec: dict[str, Any] = yaml.safe_load((ROOT / "deploy/specs/three-nodes.yaml").read_text(encoding="utf-8"))
+    for part in (spec["router"], spec["voting"], *spec["members"]):
+        part["replicas"] = 1
+    return spec
+
+
 @pytest.fixture(scope="module")
 def container(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Container]:
     folder = tmp_path_factory.mktemp("container")
-    spec = yaml.safe_load((ROOT / "deploy/specs/echo.yaml").read_text(encoding="utf-8"))
-    spec["router"]["host"] = "0.0.0.0"  # noqa: S104 - in a namespace of its own
-    (folder / "spec.yaml").write_text(yaml.safe_dump(spec), encoding="utf-8")
+    (folder / "spec.yaml").write_text(yaml.safe_dump(one_host()), encoding="utf-8")
     # As a container's runtime writes it: Ray looks its own name up, and there is nobody else to ask.
     hosts_file = f"127.0.0.1 localhost\n{address_of(HOST)} {HOST}\n"
     (folder / "hosts").write_text(hosts_file, encoding="utf-8")
@@ -152,13 +157,15 @@ def is_serving(container: Container) -> bool:
 
 def test_it_answers_a_client_in_another_namespace(container: Container) -> None:
     done = container.ask(
-        "classify", "Is the sky blue?", "yes", "no", "--endpoint", ENDPOINT, "--timeout", "60", "--json", "--all"
+        *("classify", "What do bees make?", "honey", "milk", "--endpoint", ENDPOINT),
+        *("--timeout", "120", "--json", "--all"),
     )
 
     sys.stdout.write(done.stdout)
     assert done.returncode == 0, done.stderr
     decision = json.loads(done.stdout)
-    assert {ballot["member"] for ballot in decision["ballots"]} == {"quick", "steady", "slow"}
+    assert {ballot["member"] for ballot in decision["ballots"]} == {"likely", "telling"}
+    assert decision["answer"] == "honey"
 
 
 def test_it_runs_as_nobody_in_particular_and_without_capabilities(container: Container) -> None:
