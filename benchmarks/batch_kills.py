@@ -122,6 +122,7 @@ def run_with_kills(batch: Batch, cluster: TwoNodes, *, num_shards: int) -> None:
             name = batch.submit(cluster)
         elif what == "worker":
             # The job goes on by itself: the members that died start again on the other node.
+            print(f"with it go {', '.join(cluster.replicas('worker')) or 'no replicas'}", flush=True)
             cluster.kill("worker")
         else:
             cluster.kill("head")

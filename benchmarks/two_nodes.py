@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -25,6 +26,8 @@ POLL_S = 0.2
 NODE_CPUS = 2
 HOSTS = ("127.0.0.1", "127.0.0.2")
 BIN = Path(sys.executable).parent
+_REPLICA = re.compile(r"ServeReplica:[^:]+:(\S+)")
+"""What Ray calls a replica's process."""
 
 
 def free_ports(count: int) -> list[int]:
@@ -51,6 +54,14 @@ def kill_family(process: psutil.Process) -> None:
         except psutil.NoSuchProcess:
             continue
     psutil.wait_procs(family, timeout=UP_TIMEOUT_S)
+
+
+def command_of(process: psutil.Process) -> list[str]:
+    """Read a process's command line; nothing when it has ended."""
+    try:
+        return process.cmdline()
+    except (psutil.NoSuchProcess, psutil.ZombieProcess):
+        return []
 
 
 @dataclass(slots=True, kw_only=True)
@@ -88,13 +99,15 @@ class TwoNodes:
         for node in tuple(self.nodes):
             self.kill(node)
 
+    def replicas(self, node: str) -> list[str]:
+        """Name the deployments whose replicas run on a node."""
+        titles = [" ".join(command_of(process)) for process in self.nodes[node].children(recursive=True)]
+        return sorted(found[1] for title in titles if (found := _REPLICA.search(title)))
+
     def driver(self, output: Path) -> psutil.Process | None:
         """Find the job's process, which Ray's job manager started on the head."""
         for process in self.nodes["head"].children(recursive=True):
-            try:
-                command = process.cmdline()
-            except (psutil.NoSuchProcess, psutil.ZombieProcess):
-                continue
+            command = command_of(process)
             if str(output) in command and Path(command[0]).name.startswith("python"):
                 return process
         return None
