@@ -63,7 +63,7 @@ EXPLANATION_BY_MARK = {
 }
 """What gRPC says when a connection does not come about, in the order in which it is looked for, and what that means."""
 
-_NOT_CONNECTED = "failed to connect to all addresses"
+_NOT_CONNECTED = "; last error: "
 _ERROR_BY_REASON = {error.__name__: error for error in STATUS_BY_ERROR}
 
 
@@ -146,7 +146,7 @@ def _code_and_details(failure: grpc.RpcError) -> tuple[str, str]:
 
 def _explained(details: str) -> str:
     """Put a sentence before what gRPC says of a connection that did not come about."""
-    if not details.startswith(_NOT_CONNECTED):
+    if _NOT_CONNECTED not in details:
         return details
     meanings = (meaning for mark, meaning in EXPLANATION_BY_MARK.items() if mark in details)
     return next((f"{meaning} ({details})" for meaning in meanings), details)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 import grpc
 
+from ensemble.config import TlsConfig
 from ensemble.engines.config import EchoEngineConfig
 from ensemble.engines.echo import EchoEngine
 from ensemble.engines.engine import Engine
@@ -18,6 +19,7 @@ from ensemble.router.election import Ensemble
 from ensemble.router.ensemble_router import EnsembleRouter
 from ensemble.router.feedback import OnlineWeights
 from ensemble.router.ports import ReplicaPicker, ReplicaReport
+from ensemble.rpc.certificates import ServerCertificates
 from ensemble.rpc.channels import ChannelCache
 from ensemble.rpc.ensemble_servicer import EnsembleServicer, MemberEntry
 from ensemble.rpc.member_client import GrpcMemberClient
@@ -105,6 +107,7 @@ class Endpoint:
     server: GrpcServer
     engines: Mapping[str, Engine]
     observer: FakeObserver = field(default_factory=FakeObserver)
+    health_address: str = ""
 
 
 @asynccontextmanager
@@ -116,10 +119,11 @@ async def endpoint_running(
     limits: LimitsConfig = LIMITS,
     online: OnlineWeights | None = None,
     reports: tuple[ReplicaReport, ...] = (),
+    tls: TlsConfig | None = None,
 ) -> AsyncIterator[Endpoint]:
     """Serve these members; ``addresses`` are tried before a member's own, ``ensembles`` default to one of them all.
 
-    ``reports`` are what every member's replicas tell.
+    ``reports`` are what every member's replicas tell. With ``tls`` health is answered without it on a port of its own.
     """
     engines = engines or {"a": build_echo("a"), "b": build_echo("b", seed=1), "c": build_echo("c", seed=2)}
     observer = FakeObserver()
@@ -144,10 +148,18 @@ async def endpoint_running(
             descriptor=ensemble_service_pb2.DESCRIPTOR.services_by_name["EnsembleService"],
             servicer=EnsembleServicer(router, members),
         )
-        server = GrpcServer([service], max_message_bytes=limits.max_message_bytes)
+        certificates = ServerCertificates(tls) if tls else None
+        server = GrpcServer([service], max_message_bytes=limits.max_message_bytes, certificates=certificates)
         await server.start(HOST, 0)
+        health_address = f"{HOST}:{await server.start_probed(HOST, 0)}" if tls else ""
         try:
-            yield Endpoint(address=f"{HOST}:{server.port}", server=server, engines=engines, observer=observer)
+            yield Endpoint(
+                address=f"{HOST}:{server.port}",
+                server=server,
+                engines=engines,
+                observer=observer,
+                health_address=health_address,
+            )
         finally:
             await server.stop(grace_s=0.0)
 
