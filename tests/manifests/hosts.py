@@ -1,7 +1,9 @@
 """Several hosts on this machine: a network namespace each, with files, processes and a name of their own; needs root.
 
 switch: a bridge, 10.77.0.254
-head, worker-1, worker-2, client: 10.77.0.1 and up, each with one wire to the switch
+head, worker-1, worker-2, client, and next-head, next-worker for a second cluster: 10.77.0.1 and up, each with one wire
+    to the switch
+service: 10.77.0.200, which nobody has; a host that asks there is led elsewhere
 """
 
 from __future__ import annotations
@@ -12,14 +14,16 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import psutil
 import pytest
 
-NAMES = ("head", "worker-1", "worker-2", "client")
+NAMES = ("head", "worker-1", "worker-2", "client", "next-head", "next-worker")
 GATEWAY = "10.77.0.254"
+SERVICE = "10.77.0.200"
 COMMAND_S = 60.0
 ENSEMBLE_DIR = Path("/etc/ensemble")
 
@@ -39,7 +43,7 @@ class Network:
     """The namespaces of one run; ``prefix`` keeps them apart from others'."""
 
     prefix: str
-    processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
+    process_by_host: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
 
     def command(self, host: str, *command: str) -> list[str]:
         """Give the command line that runs there."""
@@ -82,11 +86,27 @@ class Network:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
-        self.processes.append(process)
+        self.process_by_host[host] = process
+
+    def terminate(self, host: str, name: str) -> None:
+        """Send SIGTERM to the processes of a host whose command line has this in it."""
+        for process in psutil.Process(self.process_by_host[host].pid).children(recursive=True):
+            with suppress(psutil.NoSuchProcess):
+                words = process.cmdline()
+                if words and name in " ".join(words) and "bash" not in Path(words[0]).name:
+                    process.terminate()
+
+    def lead(self, host: str, to: str) -> None:
+        """Lead a host's new connections to SERVICE to another address, as a service of Kubernetes does."""
+        nat = ("iptables", "-t", "nat")
+        where = ("-d", SERVICE, "-p", "tcp", "-j", "DNAT", "--to-destination", to)
+        for command in ((*nat, "-F", "OUTPUT"), (*nat, "-A", "OUTPUT", *where)):
+            done = self.run(host, *command)
+            assert done.returncode == 0, done.stderr
 
     def end(self) -> None:
         """End every node that was started here; the death of a node's first process ends all others of it."""
-        for process in self.processes:
+        for process in self.process_by_host.values():
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)
                 process.wait(timeout=COMMAND_S)
