@@ -5,11 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from ensemble.checkpoints.reference import PACKAGE_PREFIX
-from ensemble.config import MemberConfig, Spec
+from ensemble.config import MemberConfig, Spec, TlsConfig
 from ensemble.errors import ConfigError
-from ensemble.manifests.volumes import MODELS, STATE, is_below
+from ensemble.manifests.volumes import MODELS, STATE, TLS, is_below
 
 PORT = 9000
+HEALTH_PORT = 9001
+"""What k8s/components/tls lets the kubelet ask, whose gRPC probes know no TLS."""
 NODE_DRAIN_S = 90.0
 """RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S in k8s/base, itself less than the pods' grace period."""
 REPLICA_MARGIN_S = 10.0
@@ -23,6 +25,8 @@ def check_fitness(spec: Spec, folder: Path) -> None:
         ConfigError: the spec cannot run there; it names the field.
     """
     _check_router(spec)
+    if spec.router.tls:
+        _check_tls(spec.router.tls)
     _check_head_stays_idle(spec)
     if spec.serving.drain_timeout_s + REPLICA_MARGIN_S >= NODE_DRAIN_S:
         raise ConfigError(
@@ -56,6 +60,16 @@ def _check_router(spec: Spec) -> None:
         raise ConfigError(
             "router.max_per_node", f"it is {router.max_per_node}, and every worker needs a router", "set it to 1"
         )
+
+
+def _check_tls(tls: TlsConfig) -> None:
+    for field, path in tls.model_dump(include={"certificate", "key", "client_ca"}, exclude_defaults=True).items():
+        if not is_below(path, TLS):
+            problem = f"{path} is no file of the secret ensemble-tls"
+            raise ConfigError(f"router.tls.{field}", problem, f"give {TLS}/NAME: the secret is mounted there")
+    if tls.health_port != HEALTH_PORT:
+        problem = f"it is {tls.health_port}, and the workers' readiness probe asks {HEALTH_PORT}, without TLS"
+        raise ConfigError("router.tls.health_port", problem, f"set it to {HEALTH_PORT}")
 
 
 def _check_head_stays_idle(spec: Spec) -> None:

@@ -91,7 +91,12 @@ def with_heading(overlay: Overlay, heading: str) -> Overlay:
 
 def _kustomization(spec: Spec, size: WorkerSize, base: str, in_map: list[str]) -> dict[str, Any]:
     beside = os.path.normpath(f"{base}/../components")
-    wanted = {"gpu": size.gpus > 0, "models": models_needed(spec), "state": state_needed(spec)}
+    wanted = {
+        "gpu": size.gpus > 0,
+        "models": models_needed(spec),
+        "state": state_needed(spec),
+        "tls": spec.router.tls is not None,
+    }
     return {
         "apiVersion": "kustomize.config.k8s.io/v1beta1",
         "kind": "Kustomization",

@@ -6,6 +6,7 @@ from pathlib import PurePosixPath
 
 MODELS = PurePosixPath("/models")
 STATE = PurePosixPath("/var/lib/ensemble")
+TLS = PurePosixPath("/etc/ensemble-tls")
 
 
 def is_below(path: str, folder: PurePosixPath) -> bool:
