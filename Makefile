@@ -11,7 +11,9 @@ PIP_FIND_LINKS ?= https://download.pytorch.org/whl/cpu/torch/
 FIND_LINKS := $(foreach place,$(PIP_FIND_LINKS),--find-links $(place))
 PROTOS := $(wildcard protos/ensemble/v1/*.proto)
 
-.PHONY: demo test test-fast check format protos clean
+.PHONY: install demo test test-fast check format protos clean
+
+install: $(VENV)/.installed
 
 demo: $(VENV)/.installed
 	$(BIN)/python examples/demo.py
