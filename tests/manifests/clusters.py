@@ -115,8 +115,7 @@ class RayHosts:
         (files / "ensemble").mkdir(parents=True)
         (files / "ensemble" / "spec.yaml").write_text(spec_text(self.resources), encoding="utf-8")
         # `ray start` gives up after a fixed time when the machine is busy; this host's processes are all that it sees.
-        again = f"[ -e {files / 'over'} ] && break; {BIN / 'ray'} stop --force; sleep 2"
-        script = f"for try in 1 2 3 4 5; do {ray} && break; {again}; done"
+        script = f"until {ray} || [ -e {files / 'over'} ]; do {BIN / 'ray'} stop --force; sleep 2; done"
         self.hosts.start_node(host, script, files=files, log=self.folder / f"{host}.log", env=env)
 
     def _num_nodes(self) -> int:

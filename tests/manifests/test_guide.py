@@ -36,10 +36,8 @@ def block(text: str, introduction: str) -> str:
 
 
 def test_links_of_the_guide_lead_somewhere() -> None:
-    headings = {
-        re.sub(r"[^\w -]", "", title).lower().replace(" ", "-")
-        for title in re.findall(r"^#+ (.+)$", GUIDE, re.MULTILINE)
-    }
+    titles = re.findall(r"^#+ (.+)$", GUIDE, re.MULTILINE)
+    headings = {re.sub(r"[^\w -]", "", title).lower().replace(" ", "-") for title in titles}
 
     for target in re.findall(r"\]\(([^)]+)\)", GUIDE):
         if target.startswith("#"):
@@ -78,7 +76,8 @@ def test_a_stranger_gets_a_voted_answer_on_several_machines(hosts: Network, tmp_
     ups = [tmp_path / f"{host}.up" for host in ("head", *WORKERS)]
     wait_for(lambda: all(up.exists() for up in ups), what="Ray on every machine", timeout_s=START_S)
 
-    script = f"set -e\ncd {ROOT}\n{prepare.splitlines()[1]}\n{ask}"
+    exports = "\n".join(line for line in prepare.splitlines() if line.startswith("export "))
+    script = f"set -e\ncd {ROOT}\n{exports}\n{ask}"
     done = hosts.run("client", "bash", "-c", script, env=SHELL, timeout_s=START_S)
 
     sys.stdout.write(done.stdout + done.stderr)
