@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
-from collections.abc import Callable
+import tomllib
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -36,10 +37,29 @@ def problems(text: str) -> list[str]:
     for target in TARGETS:
         found += target_problems(target, stage(text, target))
     installed = stage(text, "runtime").partition("apt-get install")[2].partition("&&")[0].split()
+    found += extras_problems(text)
     found += [
         f"the images lack {tool}, which KubeRay needs" for tool in ("bash", "wget", "grep") if tool not in installed
     ]
     return found
+
+
+def extras_problems(text: str) -> Iterator[str]:
+    """Say which extras of the project an image lacks, and which it names that there are none of."""
+    named = re.findall(r'^ARG EXTRAS="([^"]+)"$', text, re.MULTILINE)
+    by_stage = {
+        "dependencies-cpu": (set(" ".join(named).split()), {"embedded", "calibration", "batch"}),
+        "dependencies-gpu": (
+            set(re.findall(r"--extra ([\w-]+)", stage(text, "dependencies-gpu"))),
+            {"embedded", "calibration", "batch", "vllm"},
+        ),
+    }
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    for name, (extras, wanted) in by_stage.items():
+        if extras != wanted:
+            yield f"{name} has {sorted(extras)}, and serves, evaluates and runs batches with {sorted(wanted)}"
+        if unknown := extras - project["optional-dependencies"].keys():
+            yield f"{name} names extras that the project has not: {sorted(unknown)}"
 
 
 def target_problems(target: str, body: str) -> list[str]:
@@ -58,6 +78,8 @@ FAULTS: dict[str, Callable[[str], str]] = {
     "base by tag": lambda text: re.sub(r"@sha256:\w+", "", text),
     "base in place": lambda text: text.replace("FROM ${BASE} AS build", "FROM debian:12 AS build"),
     "no health check": lambda text: text.replace('CMD ["ensemble", "health"]', "CMD true"),
+    "no batches": lambda text: text.replace("embedded calibration batch", "embedded calibration"),
+    "no vLLM": lambda text: text.replace(" --extra vllm", ""),
     "no wget": lambda text: text.replace(" wget ", " "),
     "sources in the image": lambda text: text.replace("FROM runtime AS cpu\n", "FROM runtime AS cpu\nCOPY . .\n"),
 }
