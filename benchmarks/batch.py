@@ -1,8 +1,9 @@
 """Throughput of `ensemble batch` beside that of its members' engines, driven directly with the same items.
 
 Directly, every engine runs in a process of its own, as in a batch, all at the same time, with as many items under way;
-the slowest says how long that takes. Both sides are up from the beginning, and rounds are short and interleaved, so
-that a drift of the machine meets both alike. The last line is `RESULT batch ...`.
+the slowest says how long that takes. Rounds are short and interleaved, so that a drift of the machine meets both alike;
+starting is counted on neither side. The batch has engines of its own on a cluster, or with --endpoint asks one that
+runs meanwhile. The last line is `RESULT batch ...`.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from multiprocessing.connection import Connection
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
+import ray
 from rich.console import Console
 
 from ensemble.batch.item_source import ItemSource
@@ -31,12 +33,13 @@ from ensemble.batch.items import BatchItem
 from ensemble.batch.shard_store import FOLDER_SUFFIX
 from ensemble.cli.evaluation_run import private_spec
 from ensemble.cli.serve import private_temp_dir, running
-from ensemble.config import MemberConfig, cache_dir
+from ensemble.config import MemberConfig, Spec, cache_dir
 from ensemble.engines.engine import Engine
 from ensemble.engines.load import build_engine
 from ensemble.files.location import Location
 from ensemble.generation import GenerationParameters, GenerationRequest, ScoringRequest
 from ensemble.router.validation import pick_ensemble
+from ensemble.serving.cluster import ray_cluster
 from ensemble.spec_file import load_spec
 
 START_TIMEOUT_S = 600.0
@@ -118,16 +121,27 @@ def engines_running(members: Sequence[MemberConfig], load: Load) -> Iterator[Cal
             process.join()
 
 
-def measure_batch(spec: Path, items: Sequence[BatchItem], folder: Path, endpoint: str, concurrency: int) -> float:
+def measure_batch(spec: Path, items: Sequence[BatchItem], folder: Path, *options: str) -> float:
     """Give items a second of the command."""
     data, output = (folder / f"{name}-{time.monotonic_ns()}.jsonl" for name in ("in", "out"))
     rows = ({"id": one.item_id, "prompt": one.prompt, **_rest(one)} for one in items)
     data.write_text("".join(f"{json.dumps(row)}\n" for row in rows), "utf-8")
-    command = [sys.executable, "-m", "ensemble.cli", "batch", str(spec), str(data), str(output)]
-    options = ["--endpoint", endpoint, "--concurrency", str(concurrency)]
-    subprocess.run([*command, *options], check=True, capture_output=True, timeout=2 * START_TIMEOUT_S)  # noqa: S603
+    command = [sys.executable, "-m", "ensemble.cli", "batch", str(spec), str(data), str(output), *options]
+    subprocess.run(command, check=True, capture_output=True, timeout=2 * START_TIMEOUT_S)  # noqa: S603
     report = json.loads(Path(f"{output}{FOLDER_SUFFIX}", "report.json").read_text("utf-8"))
     return float(report["this_run"]["items_per_s"])
+
+
+@contextmanager
+def batch_place(served: Spec, *, is_endpoint: bool) -> Iterator[tuple[str, str]]:
+    """Start what the batch runs on; gives the option that names it."""
+    with private_temp_dir() as temp_dir:
+        if is_endpoint:
+            with running(served, Console(stderr=True), temp_dir=temp_dir):
+                yield "--endpoint", f"127.0.0.1:{served.router.port}"
+        else:
+            with ray_cluster("", temp_dir=temp_dir):
+                yield "--address", ray.get_runtime_context().gcs_address
 
 
 def _rest(item: BatchItem) -> dict[str, object]:
@@ -142,7 +156,8 @@ def _parse_arguments() -> argparse.Namespace:
     parser.add_argument("--data", type=Path, default=cache_dir() / "tweets" / "test.jsonl")
     parser.add_argument("--items", type=int, default=2_000)
     parser.add_argument("--concurrency", type=int, default=32)
-    parser.add_argument("--rounds", type=int, default=8)
+    parser.add_argument("--rounds", type=int, default=4)
+    parser.add_argument("--endpoint", action="store_true", help="ask a running endpoint")
     return parser.parse_args()
 
 
@@ -160,21 +175,21 @@ def main() -> None:
     rates: list[tuple[float, float]] = []
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        temp_dir = stack.enter_context(private_temp_dir())
-        stack.enter_context(running(served, Console(stderr=True), temp_dir=temp_dir))
+        place = stack.enter_context(batch_place(served, is_endpoint=arguments.endpoint))
         measure_engines = stack.enter_context(engines_running(members, load))
-        endpoint = f"127.0.0.1:{served.router.port}"
         for number in range(arguments.rounds):
             part = items[number :: arguments.rounds]
             engines = measure_engines(part)
-            batch = measure_batch(arguments.spec, part, folder, endpoint, load.concurrency)
+            options = (*place, "--concurrency", str(load.concurrency))
+            batch = measure_batch(arguments.spec, part, folder, *options)
             shares.append(batch / engines)
             rates.append((batch, engines))
             print(f"round {number + 1}: batch {batch:.2f} items/s, engines {engines:.2f} items/s", flush=True)
     batch_rate, engines_rate = (statistics.median(column) for column in zip(*rates, strict=True))
     print(
         f"RESULT batch share_of_engines={statistics.median(shares):.2f} items_per_s={batch_rate:.2f} "
-        f"engines_items_per_s={engines_rate:.2f} items={len(items)} members={len(members)}"
+        f"engines_items_per_s={engines_rate:.2f} items={len(items)} members={len(members)} "
+        f"concurrency={load.concurrency} by={place[0].strip('-')}"
     )
 
 

@@ -170,20 +170,12 @@ async def start_router(
     channels = ChannelCache()
     observer = ServeObserver()
 
-    def caller(name: str, *, pick_timeout_s: float = spec.limits.pick_timeout_s) -> ReplicaCaller:
-        picker = place.picker_by_name[name]
-        return ReplicaCaller(name=name, picker=picker, channels=channels, pick_timeout_s=pick_timeout_s)
-
-    clients = {
-        member.name: GrpcMemberClient(caller(member_deployment(member.name)), member=member.name, secret=secret)
-        for member in spec.members
-    }
+    clients, voting = build_clients(spec, secret, place.picker_by_name, channels)
     online = _online_weights(spec, secret)
     router = EnsembleRouter(
         build_ensembles(spec, calibrations),
         clients,
-        # The members have done their work by then: better late than lost.
-        GrpcVotingClient(caller(VOTING, pick_timeout_s=spec.limits.request_timeout_s), secret=secret),
+        voting,
         limits=spec.limits,
         observer=observer,
         online=online,
@@ -212,6 +204,23 @@ async def start_router(
         online=online,
         notice_s=spec.router.notice_s,
     )
+
+
+def build_clients(
+    spec: Spec, secret: str, picker_by_name: Mapping[str, ReplicaPicker], channels: ChannelCache
+) -> tuple[dict[str, GrpcMemberClient], GrpcVotingClient]:
+    """Make what a router asks: its members, by name, and the voting service; ``picker_by_name`` is by deployment."""
+
+    def caller(name: str, *, pick_timeout_s: float = spec.limits.pick_timeout_s) -> ReplicaCaller:
+        return ReplicaCaller(name=name, picker=picker_by_name[name], channels=channels, pick_timeout_s=pick_timeout_s)
+
+    clients = {
+        member.name: GrpcMemberClient(caller(member_deployment(member.name)), member=member.name, secret=secret)
+        for member in spec.members
+    }
+    # The members have done their work by then: better late than lost.
+    voting = caller(VOTING, pick_timeout_s=spec.limits.request_timeout_s)
+    return clients, GrpcVotingClient(voting, secret=secret)
 
 
 def _online_weights(spec: Spec, secret: str) -> OnlineWeights | None:

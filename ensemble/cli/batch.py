@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from ensemble.batch.item_source import Format, ItemSource, Scan, Shards
     from ensemble.batch.manifest import BatchManifest
     from ensemble.batch.shard_store import ShardStore
-    from ensemble.cli.batch_run import BatchOptions
+    from ensemble.cli.batch_askers import BatchOptions
     from ensemble.config import Spec
     from ensemble.router.config import EnsembleConfig
 
@@ -96,7 +96,7 @@ def batch(  # noqa: PLR0913 - a command's options are its arguments
     from ensemble.batch.item_source import ItemSource, format_of, shards_of  # noqa: PLC0415
     from ensemble.batch.run_batch import Schedule  # noqa: PLC0415
     from ensemble.batch.shard_store import check_output, open_batch  # noqa: PLC0415
-    from ensemble.cli.batch_run import BatchOptions  # noqa: PLC0415
+    from ensemble.cli.batch_askers import BatchOptions  # noqa: PLC0415
     from ensemble.files.location import Location  # noqa: PLC0415
     from ensemble.router.validation import pick_ensemble  # noqa: PLC0415
     from ensemble.spec_file import load_spec  # noqa: PLC0415

@@ -55,6 +55,13 @@ def scoring_request_from_wire(wire: member_service_pb2.ScoreRequest) -> ScoringR
     return ScoringRequest(request_id=wire.request_id, prompt=wire.prompt, choices=tuple(wire.choices))
 
 
+def scoring_request_to_wire(request: ScoringRequest) -> member_service_pb2.ScoreRequest:
+    """Make a member's scoring request."""
+    return member_service_pb2.ScoreRequest(
+        request_id=request.request_id, prompt=request.prompt, choices=request.choices
+    )
+
+
 def chunk_to_wire(chunk: CompletionChunk, text: str) -> member_service_pb2.CompleteResponse:
     """Make the wire's completion, or a piece of it, with ``text`` for its text."""
     return member_service_pb2.CompleteResponse(
@@ -112,6 +119,13 @@ def embeddings_from_wire(wire: member_service_pb2.EmbedResponse) -> Embeddings:
     """Read embeddings."""
     return Embeddings(
         vectors=tuple(tuple(embedding.values) for embedding in wire.embeddings), prompt_tokens=wire.prompt_tokens
+    )
+
+
+def scores_to_wire(scores: ChoiceScores) -> member_service_pb2.ScoreResponse:
+    """Make the wire's log-probabilities."""
+    return member_service_pb2.ScoreResponse(
+        logprobs=scores.logprobs, choice_tokens=scores.num_tokens, prompt_tokens=scores.prompt_tokens
     )
 
 

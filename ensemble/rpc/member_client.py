@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 
 import grpc
@@ -33,6 +33,7 @@ from ensemble.rpc.convert_member import (
     embeddings_from_wire,
     generation_request_to_wire,
     scores_from_wire,
+    scoring_request_to_wire,
 )
 from ensemble.rpc.replica_call import ReplicaCaller
 from ensemble.rpc.secret import SECRET_KEY
@@ -44,6 +45,7 @@ _ERROR_BY_CODE: dict[grpc.StatusCode, type[MemberError]] = {
     grpc.StatusCode.FAILED_PRECONDITION: MemberRefusedError,
     grpc.StatusCode.RESOURCE_EXHAUSTED: MemberBusyError,
 }
+_ERROR_BY_REASON = {kind.__name__: kind for kind in _ERROR_BY_CODE.values()}
 
 
 class GrpcMemberClient:
@@ -56,7 +58,7 @@ class GrpcMemberClient:
 
     async def score(self, request: ScoringRequest, *, timeout_s: float) -> ChoiceScores:
         """Get the choices' log-probabilities."""
-        wire = pb.ScoreRequest(request_id=request.request_id, prompt=request.prompt, choices=request.choices)
+        wire = scoring_request_to_wire(request)
 
         async def attempt(peer: Peer, left_s: float) -> pb.ScoreResponse:
             return await peer.member.Score(wire, timeout=left_s, metadata=self._metadata)
@@ -65,6 +67,23 @@ class GrpcMemberClient:
             return scores_from_wire(await self._caller.call(attempt, timeout_s=timeout_s))
         except grpc.aio.AioRpcError as failure:
             raise self._error(failure) from failure
+
+    async def score_many(
+        self, requests: Sequence[ScoringRequest], *, timeout_s: float
+    ) -> tuple[ChoiceScores | MemberError, ...]:
+        """Get the scores of several requests in one call, or what kept the engine from each, in their order."""
+        wire = pb.ScoreManyRequest(requests=map(scoring_request_to_wire, requests))
+
+        async def attempt(peer: Peer, left_s: float) -> pb.ScoreManyResponse:
+            return await peer.member.ScoreMany(wire, timeout=left_s, metadata=self._metadata)
+
+        try:
+            outcomes = (await self._caller.call(attempt, timeout_s=timeout_s)).outcomes
+        except grpc.aio.AioRpcError as failure:
+            raise self._error(failure) from failure
+        if len(outcomes) != len(requests):
+            raise MemberError(self._member, f"it gave {len(outcomes)} outcomes of {len(requests)} scorings")
+        return tuple(map(self._scores_or_error, outcomes))
 
     async def complete(self, request: GenerationRequest, *, timeout_s: float) -> Completion:
         """Get a whole completion."""
@@ -118,6 +137,11 @@ class GrpcMemberClient:
                 return await self._caller.picker.reports()
         except TimeoutError as error:
             raise MemberTimeoutError(self._member, f"it did not report within {timeout_s:.0f} s") from error
+
+    def _scores_or_error(self, outcome: pb.ScoreOutcome) -> ChoiceScores | MemberError:
+        if outcome.HasField("scores"):
+            return scores_from_wire(outcome.scores)
+        return _ERROR_BY_REASON.get(outcome.reason, MemberError)(self._member, outcome.problem)
 
     def _error(self, failure: grpc.aio.AioRpcError) -> MemberError:
         kind = _ERROR_BY_CODE.get(failure.code(), MemberError)

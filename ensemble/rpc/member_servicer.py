@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import TYPE_CHECKING
@@ -13,6 +14,7 @@ from ensemble.rpc.convert_member import (
     embedding_request_from_wire,
     embeddings_to_wire,
     generation_request_from_wire,
+    scores_to_wire,
     scoring_request_from_wire,
     stats_to_wire,
 )
@@ -53,10 +55,22 @@ class MemberServicer:
         self, request: member_service_pb2.ScoreRequest, context: Context
     ) -> member_service_pb2.ScoreResponse:
         """Give the choices' log-probabilities."""
-        scores = await self._engine.score(scoring_request_from_wire(request))
-        return member_service_pb2.ScoreResponse(
-            logprobs=scores.logprobs, choice_tokens=scores.num_tokens, prompt_tokens=scores.prompt_tokens
-        )
+        return scores_to_wire(await self._engine.score(scoring_request_from_wire(request)))
+
+    async def ScoreMany(  # noqa: N802 - gRPC's name
+        self, request: member_service_pb2.ScoreManyRequest, context: Context
+    ) -> member_service_pb2.ScoreManyResponse:
+        """Answer several scorings."""
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(self._outcome(one)) for one in request.requests]
+        return member_service_pb2.ScoreManyResponse(outcomes=[task.result() for task in tasks])
+
+    async def _outcome(self, request: member_service_pb2.ScoreRequest) -> member_service_pb2.ScoreOutcome:
+        try:
+            scores = await self._engine.score(scoring_request_from_wire(request))
+        except MemberError as error:
+            return member_service_pb2.ScoreOutcome(reason=type(error).__name__, problem=error.problem)
+        return member_service_pb2.ScoreOutcome(scores=scores_to_wire(scores))
 
     async def Embed(  # noqa: N802 - gRPC's name
         self, request: member_service_pb2.EmbedRequest, context: Context

@@ -6,7 +6,7 @@ import logging
 import secrets
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Thread
@@ -131,9 +131,9 @@ def remove_application(name: str, *, waits: bool = True) -> None:
         raise ConfigError(name, f"it could not be taken off the cluster ({error})", "see `serve status`") from error
 
 
-def router_picker(application: str) -> ServeReplicaPicker:
-    """Give what finds the address of an application's router from the process that is connected to its cluster."""
-    return ServeReplicaPicker(application, serve.get_app_handle(application))
+def replica_pickers(application: str, deployments: Sequence[str]) -> dict[str, ServeReplicaPicker]:
+    """Give what finds the replicas of an application's deployments from a process that is connected to its cluster."""
+    return {name: ServeReplicaPicker(name, serve.get_deployment_handle(name, application)) for name in deployments}
 
 
 def cluster_nodes(*, with_facts: bool) -> tuple[Node, ...]:

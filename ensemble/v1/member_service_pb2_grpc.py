@@ -50,6 +50,11 @@ class MemberServiceStub(object):
                 request_serializer=ensemble_dot_v1_dot_member__service__pb2.ScoreRequest.SerializeToString,
                 response_deserializer=ensemble_dot_v1_dot_member__service__pb2.ScoreResponse.FromString,
                 _registered_method=True)
+        self.ScoreMany = channel.unary_unary(
+                '/ensemble.v1.MemberService/ScoreMany',
+                request_serializer=ensemble_dot_v1_dot_member__service__pb2.ScoreManyRequest.SerializeToString,
+                response_deserializer=ensemble_dot_v1_dot_member__service__pb2.ScoreManyResponse.FromString,
+                _registered_method=True)
         self.Embed = channel.unary_unary(
                 '/ensemble.v1.MemberService/Embed',
                 request_serializer=ensemble_dot_v1_dot_member__service__pb2.EmbedRequest.SerializeToString,
@@ -95,6 +100,15 @@ class MemberServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ScoreMany(self, request, context):
+        """Answers several scorings in one call, which costs less than a call each. One that fails does not fail the others.
+
+        Statuses: UNAUTHENTICATED, INVALID_ARGUMENT, DEADLINE_EXCEEDED, UNAVAILABLE, as for Complete.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Embed(self, request, context):
         """Gives an embedding of each text.
 
@@ -130,6 +144,11 @@ def add_MemberServiceServicer_to_server(servicer, server):
                     servicer.Score,
                     request_deserializer=ensemble_dot_v1_dot_member__service__pb2.ScoreRequest.FromString,
                     response_serializer=ensemble_dot_v1_dot_member__service__pb2.ScoreResponse.SerializeToString,
+            ),
+            'ScoreMany': grpc.unary_unary_rpc_method_handler(
+                    servicer.ScoreMany,
+                    request_deserializer=ensemble_dot_v1_dot_member__service__pb2.ScoreManyRequest.FromString,
+                    response_serializer=ensemble_dot_v1_dot_member__service__pb2.ScoreManyResponse.SerializeToString,
             ),
             'Embed': grpc.unary_unary_rpc_method_handler(
                     servicer.Embed,
@@ -224,6 +243,33 @@ class MemberService(object):
             '/ensemble.v1.MemberService/Score',
             ensemble_dot_v1_dot_member__service__pb2.ScoreRequest.SerializeToString,
             ensemble_dot_v1_dot_member__service__pb2.ScoreResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ScoreMany(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/ensemble.v1.MemberService/ScoreMany',
+            ensemble_dot_v1_dot_member__service__pb2.ScoreManyRequest.SerializeToString,
+            ensemble_dot_v1_dot_member__service__pb2.ScoreManyResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -50,6 +50,11 @@ class MemberServiceStub:
 
     Statuses: those of Complete.
     """
+    ScoreMany: _grpc.UnaryUnaryMultiCallable[_member_service_pb2.ScoreManyRequest, _member_service_pb2.ScoreManyResponse]
+    """Answers several scorings in one call, which costs less than a call each. One that fails does not fail the others.
+
+    Statuses: UNAUTHENTICATED, INVALID_ARGUMENT, DEADLINE_EXCEEDED, UNAVAILABLE, as for Complete.
+    """
     Embed: _grpc.UnaryUnaryMultiCallable[_member_service_pb2.EmbedRequest, _member_service_pb2.EmbedResponse]
     """Gives an embedding of each text.
 
@@ -82,6 +87,11 @@ class MemberServiceAsyncStub(MemberServiceStub):
     """Gives the log-probabilities of choices after a prompt.
 
     Statuses: those of Complete.
+    """
+    ScoreMany: _aio.UnaryUnaryMultiCallable[_member_service_pb2.ScoreManyRequest, _member_service_pb2.ScoreManyResponse]  # type: ignore[assignment]
+    """Answers several scorings in one call, which costs less than a call each. One that fails does not fail the others.
+
+    Statuses: UNAUTHENTICATED, INVALID_ARGUMENT, DEADLINE_EXCEEDED, UNAVAILABLE, as for Complete.
     """
     Embed: _aio.UnaryUnaryMultiCallable[_member_service_pb2.EmbedRequest, _member_service_pb2.EmbedResponse]  # type: ignore[assignment]
     """Gives an embedding of each text.
@@ -130,6 +140,17 @@ class MemberServiceServicer(metaclass=_abc_1.ABCMeta):
         """Gives the log-probabilities of choices after a prompt.
 
         Statuses: those of Complete.
+        """
+
+    @_abc_1.abstractmethod
+    def ScoreMany(
+        self,
+        request: _member_service_pb2.ScoreManyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_member_service_pb2.ScoreManyResponse, _abc.Awaitable[_member_service_pb2.ScoreManyResponse]]:
+        """Answers several scorings in one call, which costs less than a call each. One that fails does not fail the others.
+
+        Statuses: UNAUTHENTICATED, INVALID_ARGUMENT, DEADLINE_EXCEEDED, UNAVAILABLE, as for Complete.
         """
 
     @_abc_1.abstractmethod
