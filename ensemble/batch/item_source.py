@@ -102,27 +102,34 @@ def scan(source: ItemSource, *, shard_items: int, on_reject: Callable[[Reject], 
     Raises:
         ConfigError: the file cannot be read, or nothing in it can be used.
     """
-    num_items, num_rejects, whole = 0, 0, hashlib.sha256()
-    first_reason = "it is empty"
+    num_rejects, first_reason = 0, "it is empty"
 
     def items() -> Iterator[BatchItem]:
-        nonlocal num_items, num_rejects, first_reason
+        nonlocal num_rejects, first_reason
         for one in source.read():
             if isinstance(one, Reject):
                 num_rejects += 1
                 first_reason = f"line {one.line}: {one.reason}" if num_rejects == 1 else first_reason
                 on_reject(one)
             else:
-                num_items += 1
-                whole.update(_line(one))
                 yield one
 
-    shard_digests = tuple(map(_digest, _cut(items(), shard_items)))
+    num_items, digest, shard_digests = 0, hashlib.sha256(), []
+    for shard in _cut(items(), shard_items):
+        num_items += len(shard)
+        lines = _lines(shard)
+        digest.update(lines)
+        shard_digests.append(hashlib.sha256(lines).digest())
     if not num_items:
         raise ConfigError(
             str(source.location), f"no line can be used ({first_reason})", 'give lines with "id", "prompt"'
         )
-    return Scan(num_items=num_items, num_rejects=num_rejects, digest=whole.hexdigest(), shard_digests=shard_digests)
+    return Scan(
+        num_items=num_items,
+        num_rejects=num_rejects,
+        digest=digest.hexdigest(),
+        shard_digests=tuple(shard_digests),
+    )
 
 
 def shards_of(source: ItemSource, *, shard_items: int, shard_digests: Sequence[bytes]) -> Shards:
@@ -133,7 +140,7 @@ def shards_of(source: ItemSource, *, shard_items: int, shard_digests: Sequence[b
     """
     items = (one for one in source.read() if isinstance(one, BatchItem))
     for shard, digest in zip_longest(_cut(items, shard_items), shard_digests):
-        if shard is None or _digest(shard) != digest:
+        if shard is None or hashlib.sha256(_lines(shard)).digest() != digest:
             raise ConfigError(
                 str(source.location), "it changed while it was read", "put it back, or start anew with another OUTPUT"
             )
@@ -145,12 +152,8 @@ def _cut(items: Iterator[BatchItem], shard_items: int) -> Shards:
         yield shard
 
 
-def _digest(shard: Sequence[BatchItem]) -> bytes:
-    return hashlib.sha256(b"".join(map(_line, shard))).digest()
-
-
-def _line(item: BatchItem) -> bytes:
-    return item_to_json(item).encode() + b"\n"
+def _lines(shard: Sequence[BatchItem]) -> bytes:
+    return "".join(f"{item_to_json(item)}\n" for item in shard).encode()
 
 
 def format_of(location: Location, *, may_be_packed: bool = False) -> Format:

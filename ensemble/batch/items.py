@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
@@ -17,6 +17,7 @@ from ensemble.router.request import ParameterOverrides
 from ensemble.router.validation import check_choices, check_parameters, check_prompt
 
 _SEED_BITS = 31
+_PARAMETERS = tuple(field.name for field in fields(ParameterOverrides))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,7 +71,8 @@ def item_from_row(row: Mapping[str, Any], limits: LimitsConfig) -> BatchItem:
 
 def item_to_json(item: BatchItem) -> str:
     """Write an item in the one way that digests are made of."""
-    return json.dumps(asdict(item), ensure_ascii=False, separators=(",", ":"))
+    parameters = [getattr(item.parameters, name) for name in _PARAMETERS]
+    return json.dumps((item.item_id, item.prompt, item.choices, parameters), ensure_ascii=False, separators=(",", ":"))
 
 
 def repeatable(item: BatchItem, defaults: GenerationParameters) -> BatchItem:

@@ -65,7 +65,10 @@ def endpoint() -> Iterator[str]:
 
 def write_items(folder: Path) -> Path:
     path = folder / "in.jsonl"
-    rows = ({"id": f"q{n}", "prompt": f"Question {n}?", "choices": ["red", "green", "blue"]} for n in range(NUM_ITEMS))
+    rows = (
+        {"id": f"q{n}", "prompt": f"Question {n}?", **({"choices": ["red", "green", "blue"]} if n % 5 else {})}
+        for n in range(NUM_ITEMS)
+    )
     path.write_text("".join(f"{json.dumps(row)}\n" for row in rows), "utf-8")
     return path
 
