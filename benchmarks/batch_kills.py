@@ -23,7 +23,7 @@ from two_nodes import BIN, POLL_S, UP_TIMEOUT_S, TwoNodes, two_nodes
 from ensemble.batch.shard_store import FOLDER_SUFFIX
 from ensemble.config import cache_dir
 
-JOB_TIMEOUT_S = 1_500.0
+JOB_TIMEOUT_S = 3_000.0
 KILLS = ("driver", "worker", "head")
 ROOT = Path(__file__).resolve().parent.parent
 SUBMIT = ROOT / "deploy" / "jobs" / "submit.sh"
