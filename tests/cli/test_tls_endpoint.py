@@ -65,7 +65,7 @@ async def test_a_batch_gets_its_answers(endpoint: Endpoint, tmp_path: Path) -> N
     spec, rows, out = write_spec(tmp_path, SPEC), tmp_path / "in.jsonl", tmp_path / "out.jsonl"
     rows.write_text(f"{json.dumps(ROW)}\n", "utf-8")
 
-    result = await run("batch", spec, rows, out, "--endpoint", endpoint.address)
+    result = await run("batch", spec, rows, out, "--endpoint", endpoint.address, "--patience", 5)
 
     assert result.exit_code == 0, result.output
     assert json.loads(out.read_text("utf-8"))["answer"] in ROW["choices"]  # type: ignore[operator]

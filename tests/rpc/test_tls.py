@@ -14,7 +14,7 @@ from ensemble.errors import ConfigError, EndpointError
 from ensemble.rpc.client import AsyncEnsembleClient, ClientTls, EnsembleClient
 from ensemble.rpc.health_client import check_health
 from tests.certificates import Authority, Mount, client_tls
-from tests.rpc.systems import LONG_S, channel_to, endpoint_running
+from tests.rpc.systems import LONG_S, build_echo, channel_to, endpoint_running, wait_until
 from tests.rpc.wire import ENSEMBLE_SERVICE
 
 QUESTION = ("Is it safe?", ("yes", "no"))
@@ -138,20 +138,27 @@ async def test_the_port_for_probes_answers_nothing_but_health(mount: Mount) -> N
     assert caught.value.status == "UNIMPLEMENTED"
 
 
-async def test_probes_hear_of_a_drain_until_it_is_over(mount: Mount) -> None:
+async def test_probes_hear_of_a_drain_until_it_is_over(mount: Mount, authority: Authority, tmp_path: Path) -> None:
+    engine = build_echo(token_delay_s=0.01)
+    tls = client_tls(tmp_path / "client", authority)
     async with (
-        endpoint_running(tls=mount.config()) as endpoint,
+        endpoint_running({"a": engine}, tls=mount.config()) as endpoint,
         channel_to(endpoint.health_address) as channel,
+        AsyncEnsembleClient(endpoint.address, timeout_s=LONG_S, tls=tls) as client,
     ):
         stub = health_pb2_grpc.HealthStub(channel)
-        await stub.Check(health_pb2.HealthCheckRequest(), timeout=LONG_S)
-        stopping = asyncio.create_task(endpoint.server.stop(grace_s=30.0, notice_s=2.0))
-        await asyncio.sleep(0.1)  # the notice has begun by then
+        under_way = asyncio.create_task(client.generate("word " * 200))
+        await wait_until(lambda: engine.stats().running_requests > 0)
+        stopping = asyncio.create_task(endpoint.server.stop(grace_s=LONG_S))
+        await asyncio.sleep(0.1)  # the drain has begun by then
         during = await stub.Check(health_pb2.HealthCheckRequest(), timeout=LONG_S)
+        was_stopping = not stopping.done()
+        await under_way
         await stopping
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await stub.Check(health_pb2.HealthCheckRequest(), timeout=LONG_S)
 
+    assert was_stopping
     assert during.status == health_pb2.HealthCheckResponse.NOT_SERVING
     assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
 
