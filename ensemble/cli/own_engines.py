@@ -26,6 +26,8 @@ from ensemble.voting.decision import Decision
 
 BLOCKS_UNDER_WAY = 4
 """So that members have the next blocks while the votes of one are counted."""
+LARGEST_BLOCK = 64
+"""More saves next to nothing, and long prompts must fit a message together."""
 
 
 class OwnEnginesAsker:
@@ -95,7 +97,7 @@ class OwnEnginesAsker:
         # Who may be stopped early has a call of its own, which stops the engine, too.
         if self._vote.quorum.stop_early is None:
             return client
-        max_block = max(1, self._options.schedule.concurrency // BLOCKS_UNDER_WAY)
+        max_block = min(max(1, self._options.schedule.concurrency // BLOCKS_UNDER_WAY), LARGEST_BLOCK)
         return await self._stack.enter_async_context(BlockMemberClient(client, max_block=max_block))
 
 

@@ -1,4 +1,4 @@
-"""A batch that a cluster cannot serve says why in one line, and leaves nothing on the cluster."""
+"""A batch on a cluster has engines of its own there; one that cannot be served says why, and leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
+import ray
 from ray import serve
 
 from tests.batch.commands import TIMEOUT_S, begin, finish
@@ -16,20 +17,45 @@ pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("cluster")]
 POLL_S = 0.2
 
 
-def write_inputs(folder: Path, member: dict[str, object]) -> None:
-    ensemble = {"name": "default", "members": [member["name"]]}
-    write_spec(folder, json.dumps({"version": 1, "members": [member], "ensembles": [ensemble]}))
-    (folder / "in.jsonl").write_text('{"id": "1", "prompt": "Red?", "choices": ["yes", "no"]}\n', "utf-8")
+def write_inputs(folder: Path, *members: dict[str, object], num_items: int = 1) -> None:
+    ensemble = {"name": "default", "members": [member["name"] for member in members]}
+    write_spec(folder, json.dumps({"version": 1, "members": members, "ensembles": [ensemble]}))
+    rows = ({"id": f"q{n}", "prompt": f"Question {n}?", "choices": ["yes", "no"]} for n in range(num_items))
+    (folder / "in.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows), "utf-8")
+
+
+def run(folder: Path, out: Path, *options: str, exit_code: int = 0) -> str:
+    """Run the batch on this session's cluster; gives what it told."""
+    address = ray.get_runtime_context().gcs_address
+    return finish(begin(folder, out, "--address", address, *options), exit_code=exit_code)
 
 
 def run_refused(folder: Path) -> str:
-    """Run the batch on this session's cluster; gives the last line that it told."""
-    import ray  # noqa: PLC0415 - seconds to import
-
-    address = ray.get_runtime_context().gcs_address
-    told = finish(begin(folder, folder / "out.jsonl", "--address", address), exit_code=2)
+    """Run a batch that is refused; gives the last line that it told."""
+    told = run(folder, folder / "out.jsonl", exit_code=2)
     assert not (folder / "out.jsonl").exists()
     return told.strip().splitlines()[-1]
+
+
+def read_rows(path: Path) -> list[dict[str, object]]:
+    return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+
+
+def test_votes_that_may_stop_early_give_the_answers_of_whole_ones(tmp_path: Path) -> None:
+    members = (
+        {"name": name, "family": name, "engine": {"type": "echo", "seed": seed}, "resources": {"cpus": 0}}
+        for seed, name in enumerate("abc")
+    )
+    write_inputs(tmp_path, *members, num_items=60)
+    whole, early = tmp_path / "whole.jsonl", tmp_path / "early.jsonl"
+
+    run(tmp_path, whole)
+    run(tmp_path, early, "--stop-early")
+
+    kept = ("id", "answer", "degraded")
+    assert read_rows(early) == [{name: row[name] for name in kept} for row in read_rows(whole)]
+    assert [row["id"] for row in read_rows(whole)] == [f"q{n}" for n in range(60)]
+    assert {row["answer"] for row in read_rows(whole)} == {"yes", "no"}
 
 
 def test_resources_that_no_node_can_hold_are_refused(tmp_path: Path) -> None:
