@@ -62,7 +62,10 @@ def tell_unhealthy(name: str) -> str:
 
 
 def _cause(state: DeploymentState) -> str:
-    if state.starts:
-        return str(state.starts[-1])
+    failed = [start for start in state.starts if start.problem]
     # The last line of Serve's message is the cause.
-    return state.message.strip().splitlines()[-1] if state.message.strip() else ""
+    said = state.message.strip().splitlines()[-1:]
+    # Serve may have begun another try when it gives up: what that one is at says nothing.
+    is_given_up = state.status == "DEPLOY_FAILED" and bool(said)
+    starts = failed or ([] if is_given_up else state.starts)
+    return str(starts[-1]) if starts else "".join(said)
