@@ -160,13 +160,7 @@ async def start_voting(num_threads: int, secret: str, place: Place) -> VotingSer
 async def start_router(
     spec: Spec, calibrations: Mapping[str, EnsembleCalibration], secret: str, /, place: Place
 ) -> RouterServer:
-    """Serve the endpoint; ``calibrations`` are by the ensemble's name.
-
-    Raises:
-        ConfigError: a port cannot be had, or a certificate cannot be used.
-    """
-    tls = spec.router.tls
-    certificates = await asyncio.to_thread(ServerCertificates, tls) if tls else None
+    """Serve the endpoint; ``calibrations`` are by the ensemble's name."""
     channels = ChannelCache()
     observer = ServeObserver()
 
@@ -185,16 +179,7 @@ async def start_router(
     members = {
         member.name: MemberEntry(checkpoint=member.checkpoint, client=clients[member.name]) for member in spec.members
     }
-    service = Service(
-        descriptor=ensemble_service_pb2.DESCRIPTOR.services_by_name["EnsembleService"],
-        servicer=EnsembleServicer(router, members),
-    )
-    server = GrpcServer([service], max_message_bytes=spec.limits.max_message_bytes, certificates=certificates)
-    # Who is found by asking Serve alone needs no address that was known before.
-    host = spec.router.host or place.node_ip
-    await server.start(host, spec.router.port, is_ready=False)
-    if tls and tls.health_port:
-        await server.start_probed(host, tls.health_port)
+    server = await _open_endpoint(spec, EnsembleServicer(router, members), place)
     readiness = asyncio.create_task(announce(server, spec, place), name="readiness")
     return RouterServer(
         channels=channels,
@@ -221,6 +206,21 @@ def build_clients(
     # The members have done their work by then: better late than lost.
     voting = caller(VOTING, pick_timeout_s=spec.limits.request_timeout_s)
     return clients, GrpcVotingClient(voting, secret=secret)
+
+
+async def _open_endpoint(spec: Spec, servicer: EnsembleServicer, place: Place) -> GrpcServer:
+    """Listen; health does not say SERVING yet. Raises ConfigError for a port or a certificate that cannot be had."""
+    tls = spec.router.tls
+    certificates = await asyncio.to_thread(ServerCertificates, tls) if tls else None
+    descriptor = ensemble_service_pb2.DESCRIPTOR.services_by_name["EnsembleService"]
+    service = Service(descriptor=descriptor, servicer=servicer)
+    server = GrpcServer([service], max_message_bytes=spec.limits.max_message_bytes, certificates=certificates)
+    # Who is found by asking Serve alone needs no address that was known before.
+    host = spec.router.host or place.node_ip
+    await server.start(host, spec.router.port, is_ready=False)
+    if tls and tls.health_port:
+        await server.start_probed(host, tls.health_port)
+    return server
 
 
 def _online_weights(spec: Spec, secret: str) -> OnlineWeights | None:

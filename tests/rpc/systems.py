@@ -148,18 +148,16 @@ async def endpoint_running(
             descriptor=ensemble_service_pb2.DESCRIPTOR.services_by_name["EnsembleService"],
             servicer=EnsembleServicer(router, members),
         )
-        certificates = ServerCertificates(tls) if tls else None
-        server = GrpcServer([service], max_message_bytes=limits.max_message_bytes, certificates=certificates)
+        server = GrpcServer(
+            [service],
+            max_message_bytes=limits.max_message_bytes,
+            certificates=ServerCertificates(tls) if tls else None,
+        )
         await server.start(HOST, 0)
-        health_address = f"{HOST}:{await server.start_probed(HOST, 0)}" if tls else ""
+        probed = f"{HOST}:{await server.start_probed(HOST, 0)}" if tls else ""
+        address = f"{HOST}:{server.port}"
         try:
-            yield Endpoint(
-                address=f"{HOST}:{server.port}",
-                server=server,
-                engines=engines,
-                observer=observer,
-                health_address=health_address,
-            )
+            yield Endpoint(address=address, server=server, engines=engines, observer=observer, health_address=probed)
         finally:
             await server.stop(grace_s=0.0)
 
