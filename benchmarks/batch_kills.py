@@ -18,7 +18,8 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from two_nodes import BIN, POLL_S, UP_TIMEOUT_S, TwoNodes, two_nodes
+from ray.job_submission import JobStatus, JobSubmissionClient
+from two_nodes import POLL_S, UP_TIMEOUT_S, TwoNodes, two_nodes
 
 from ensemble.batch.shard_store import FOLDER_SUFFIX
 from ensemble.config import cache_dir
@@ -61,15 +62,16 @@ class Batch:
         subprocess.run(command, env=variables, stdout=subprocess.DEVNULL, timeout=UP_TIMEOUT_S, check=True)  # noqa: S603
         return name
 
-    def status(self, cluster: TwoNodes, name: str) -> str:
-        """Say how the job is: PENDING, RUNNING, SUCCEEDED, FAILED or STOPPED."""
-        told = self._ray_job(cluster, "status", name).lower()
-        words = {"succeeded": "SUCCEEDED", "failed": "FAILED", "stopped": "STOPPED"}
-        return next((status for word, status in words.items() if word in told), "RUNNING")
+    def status(self, cluster: TwoNodes, name: str) -> JobStatus:
+        """Say how the job is; a busy dashboard is asked again."""
+        try:
+            return JobSubmissionClient(cluster.dashboard).get_job_status(name)
+        except (OSError, RuntimeError):
+            return JobStatus.RUNNING
 
     def log(self, cluster: TwoNodes, name: str) -> str:
         """Read what the job printed."""
-        return self._ray_job(cluster, "logs", name)
+        return JobSubmissionClient(cluster.dashboard).get_job_logs(name)
 
     def num_shards(self) -> int:
         """Count the shards that are there."""
@@ -82,23 +84,17 @@ class Batch:
 
     def has_failed(self, cluster: TwoNodes, name: str) -> bool:
         """Say whether Ray has noticed that the job's process is gone."""
-        return self.status(cluster, name) == "FAILED"
+        return self.status(cluster, name) is JobStatus.FAILED
 
     def finish(self, cluster: TwoNodes, name: str) -> None:
         """Wait until the job succeeds."""
         until_s = time.monotonic() + JOB_TIMEOUT_S
-        while (status := self.status(cluster, name)) == "RUNNING":
+        while not (status := self.status(cluster, name)).is_terminal():
             if time.monotonic() > until_s:
                 raise SystemExit(f"the job did not end: {self.log(cluster, name)}")
             time.sleep(1.0)
-        if status != "SUCCEEDED":
+        if status is not JobStatus.SUCCEEDED:
             raise SystemExit(f"the job ended as {status}: {self.log(cluster, name)}")
-
-    def _ray_job(self, cluster: TwoNodes, *arguments: str) -> str:
-        verb, *rest = arguments
-        command = [str(BIN / "ray"), "job", verb, "--address", cluster.dashboard, *rest]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=UP_TIMEOUT_S, check=False)  # noqa: S603
-        return done.stdout + done.stderr
 
 
 def run_in_peace(batch: Batch, cluster: TwoNodes) -> None:

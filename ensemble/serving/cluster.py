@@ -62,7 +62,8 @@ def ray_cluster(
                 _temp_dir=str(temp_dir) if temp_dir else None,
             )
     except Exception as error:  # Ray has nothing narrower for a node that does not come up in time.
-        raise ConfigError("address", f"no Ray cluster at {address or 'this machine'} ({error})", "start one") from error
+        problem = f"no Ray cluster can be used at {address or 'this machine'} ({error})"
+        raise ConfigError("address", problem, f"start one, of Ray {ray.__version__}") from error
     try:
         yield
     finally:

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
 import ray
 from ray import serve
+from ray.experimental import internal_kv
 
 from tests.batch.commands import TIMEOUT_S, begin, finish
 from tests.cli.specs import write_spec
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("cluster")]
 POLL_S = 0.2
+METADATA_KEY, METADATA_NAMESPACE = b"CLUSTER_METADATA", b"cluster"
+"""Where Ray keeps what a cluster was started with."""
 
 
-def write_inputs(folder: Path, *members: dict[str, object], num_items: int = 1) -> None:
+def write_inputs(folder: Path, *members: Mapping[str, object], num_items: int = 1) -> None:
     ensemble = {"name": "default", "members": [member["name"] for member in members]}
     write_spec(folder, json.dumps({"version": 1, "members": members, "ensembles": [ensemble]}))
     rows = ({"id": f"q{n}", "prompt": f"Question {n}?", "choices": ["yes", "no"]} for n in range(num_items))
@@ -56,6 +60,35 @@ def test_votes_that_may_stop_early_give_the_answers_of_whole_ones(tmp_path: Path
     assert read_rows(early) == [{name: row[name] for name in kept} for row in read_rows(whole)]
     assert [row["id"] for row in read_rows(whole)] == [f"q{n}" for n in range(60)]
     assert {row["answer"] for row in read_rows(whole)} == {"yes", "no"}
+
+
+@pytest.fixture
+def cluster_of_another_ray() -> Iterator[None]:
+    """Let the cluster say that it was started with another Ray."""
+    told = get_metadata()
+    put_metadata({**told, "ray_version": "2.9.1"})
+    yield
+    put_metadata(told)
+
+
+def get_metadata() -> dict[str, object]:
+    return dict(json.loads(internal_kv._internal_kv_get(METADATA_KEY, namespace=METADATA_NAMESPACE)))
+
+
+def put_metadata(metadata: dict[str, object]) -> None:
+    content = json.dumps(metadata).encode()
+    internal_kv._internal_kv_put(METADATA_KEY, content, overwrite=True, namespace=METADATA_NAMESPACE)
+
+
+@pytest.mark.usefixtures("cluster_of_another_ray")
+def test_a_cluster_of_another_ray_is_refused_with_both_versions(tmp_path: Path) -> None:
+    write_inputs(tmp_path, {"name": "a", "family": "f", "engine": {"type": "echo"}})
+
+    line = run_refused(tmp_path)
+
+    assert line.startswith("ensemble: address: no Ray cluster can be used at ")
+    assert "was started with: Ray: 2.9.1 Python" in line
+    assert line.endswith(f"start one, of Ray {ray.__version__}")
 
 
 def test_resources_that_no_node_can_hold_are_refused(tmp_path: Path) -> None:
