@@ -120,5 +120,8 @@ class RayHosts:
 
     def _num_nodes(self) -> int:
         alive = ("list", "nodes", "--address", self.dashboard, "--format", "json", "--filter", "state=ALIVE")
-        done = self.hosts.run("client", str(BIN / "ray"), *alive, env=self.env, timeout_s=120.0)
+        try:
+            done = self.hosts.run("client", str(BIN / "ray"), *alive, env=self.env, timeout_s=120.0)
+        except subprocess.TimeoutExpired:
+            return 0
         return len(json.loads(done.stdout)) if done.stdout.startswith("[") else 0

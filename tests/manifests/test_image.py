@@ -22,7 +22,7 @@ from tests.manifests.rendered import ROOT
 ROOTFS = os.environ.get("ENSEMBLE_IMAGE_ROOTFS", "")  # noqa: TID251 - prove_image.sh sets it
 CONFIG = os.environ.get("ENSEMBLE_IMAGE_CONFIG", "")  # noqa: TID251
 HOST = "worker-1"
-TRIES = 4
+TRIES = 8
 ENDPOINT = f"{address_of(HOST)}:9000"
 FILES = {"/etc/ensemble/spec.yaml": "spec.yaml", "/etc/hosts": "hosts", "/etc/resolv.conf": "resolv.conf"}
 BIN = Path(sys.executable).parent
@@ -97,7 +97,8 @@ def mounts() -> Iterator[dict[str, Any]]:
     yield mount("/dev", "tmpfs", "nosuid", "mode=755")
     yield mount("/sys", "/sys", "rbind", "ro")
     for path, size in WRITABLE.items():
-        yield mount(path, "tmpfs", "nosuid", "nodev", "mode=1777", f"size={size}")
+        # The user's own, as the guide has them: runc gives a mounted folder the mode of the image's.
+        yield mount(path, "tmpfs", "nosuid", "nodev", "mode=1777", "uid=10001", f"size={size}")
 
 
 def mount(destination: str, source: str, *options: str) -> dict[str, Any]:
