@@ -25,6 +25,7 @@ KEEPALIVE_OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
     ("grpc.keepalive_permit_without_calls", 1),
 )
+_STATUS = health_pb2.HealthCheckResponse
 
 
 class DrainingHealth(health.aio.HealthServicer):  # type: ignore[misc]  # it has no types
@@ -104,15 +105,15 @@ class GrpcServer:
         self.port = 0
 
     async def start(self, host: str, port: int, *, is_ready: bool = True) -> None:
-        """Listen; port 0 takes a free one. Health says SERVING now if ``is_ready``, else after ``set_ready``.
+        """Listen; port 0 takes a free one. Health says SERVING if ``is_ready``, else NOT_SERVING till ``set_ready``.
 
         Raises:
             ConfigError: the port cannot be had.
         """
         self.port = _listen(self._server, host, port, certificates=self._certificates, field="router.port")
+        # Before anyone can ask: of the whole server, gRPC's health says SERVING from the beginning.
+        await self._tell_health(_STATUS.SERVING if is_ready else _STATUS.NOT_SERVING)
         await self._server.start()
-        if is_ready:
-            await self.set_ready()
 
     async def start_probed(self, host: str, port: int) -> int:
         """Answer questions of health, and no others, on a port without TLS; gives the port, a free one for 0.
@@ -128,8 +129,11 @@ class GrpcServer:
 
     async def set_ready(self) -> None:
         """Let health say SERVING."""
+        await self._tell_health(_STATUS.SERVING)
+
+    async def _tell_health(self, status: int) -> None:
         for name in ("", *(service.descriptor.full_name for service in self._services)):
-            await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
+            await self._health.set(name, status)
 
     async def stop(self, *, grace_s: float, notice_s: float = 0.0) -> None:
         """Take no new calls, let those under way end for ``grace_s``, then cut them off; once for all callers.

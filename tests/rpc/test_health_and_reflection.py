@@ -10,6 +10,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from ensemble.errors import EndpointError
 from ensemble.rpc.client import AsyncEnsembleClient
+from ensemble.rpc.server import GrpcServer
 from tests.rpc.systems import Endpoint, build_echo, channel_to, endpoint_running, wait_until
 
 SERVING, NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
@@ -56,6 +57,22 @@ async def test_health_says_serving_of_the_server_and_of_its_service(endpoint: En
         response = await stub.Check(health_pb2.HealthCheckRequest(service=service), timeout=10.0)
 
     assert response.status == SERVING
+
+
+async def test_a_server_that_is_not_ready_says_not_serving_until_it_is() -> None:
+    server = GrpcServer([], max_message_bytes=1_024)
+    await server.start("127.0.0.1", 0, is_ready=False)
+    try:
+        async with channel_to(f"127.0.0.1:{server.port}") as channel:
+            watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(), timeout=20.0)
+            before = await watch.read()
+            await server.set_ready()
+            after = await watch.read()
+            watch.cancel()
+    finally:
+        await server.stop(grace_s=1.0)
+
+    assert (before.status, after.status) == (NOT_SERVING, SERVING)
 
 
 async def test_health_does_not_know_other_services(endpoint: Endpoint) -> None:
