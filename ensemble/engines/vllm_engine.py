@@ -109,7 +109,9 @@ class VllmEngine:
                 lambda: loaded.encoder.encode_generation(request, max_context=loaded.max_context)
             )
             job.begin(prompt, decoder=loaded.decoder, eos_tokens=loaded.eos_tokens, max_context=loaded.max_context)
-            outputs = loaded.complete(prompt, request.parameters, max_tokens=job.num_left)
+            outputs = loaded.complete(
+                prompt, request, max_tokens=job.num_left, on_unread=partial(self._count_unread, job)
+            )
             async with aclosing(outputs):
                 async for output in outputs:
                     self._count_first(job, output)
@@ -151,11 +153,16 @@ class VllmEngine:
     def stats(self) -> EngineStats:
         """Read what was counted here and what vLLM said of its last step.
 
-        An aborted request runs until vLLM says that it does not; one that was scored, as its sequences that are left.
+        Of those that nothing has come from, as many wait as vLLM has waiting or has yet to get. An aborted request
+        runs until vLLM says that it does not; one that was scored, as its sequences that are left.
         """
-        loaded, figures = self._loaded, asdict(self._counters)
-        figures["waiting_requests"] = max(0, self._num_inside - figures["running_requests"])
-        figures["running_requests"] += 0 if loaded is None else loaded.recorder.num_left
+        figures = asdict(self._counters)
+        num_silent = max(0, self._num_inside - self._counters.running_requests)
+        if self._loaded is not None:
+            recorder = self._loaded.recorder
+            num_unsent = max(0, self._num_inside - recorder.num_wanted)
+            figures["waiting_requests"] = min(num_silent, recorder.num_waiting + num_unsent)
+            figures["running_requests"] = self._num_inside - figures["waiting_requests"] + recorder.num_left
         return EngineStats(**figures)
 
     async def check_health(self) -> None:
@@ -225,19 +232,29 @@ class VllmEngine:
                 counters.aborted_tokens += job.completion_tokens
 
     def _count_first(self, job: Job, output: RequestOutput) -> None:
-        """Count a request in with its first output."""
+        """Count a request in with its first output, with the time until vLLM had room for it."""
         if job.is_running:
             return
-        self._counters.count_in(job)
+        told = output.metrics
+        self._counters.count_in(job, waited_s=told.scheduled_ts - told.queued_ts if told is not None else None)
         self._counters.cached_prompt_tokens += output.num_cached_tokens or 0
         if isinstance(job, GenerationJob):
             self._counters.prompt_tokens += len(job.prompt)
 
+    def _count_unread(self, job: GenerationJob, output: RequestOutput) -> None:
+        """Count the tokens of an aborted request that had come by then."""
+        num_tokens = len(output.outputs[0].token_ids)
+        if job.is_finished or not num_tokens:
+            return
+        self._count_first(job, output)
+        job.completion_tokens += num_tokens
+        self._counters.completion_tokens += num_tokens
+
     def _accept(self, job: GenerationJob, output: CompletionOutput) -> CompletionChunk | None:
         """Take what came, which is several tokens when they come faster than they are read."""
         text, chunk = "", None
-        for token, logprob_by_token in zip(output.token_ids, _logprobs(output), strict=True):
-            logprob = logprob_by_token[token]
+        for token, found in zip(output.token_ids, output.logprobs or (), strict=True):
+            logprob = found[token].logprob if found is not None else math.nan
             if not math.isfinite(logprob):
                 raise MemberError(self._member, _NOT_NUMBERS)
             accepted = job.accept(token, logprob)

@@ -112,8 +112,9 @@ def test_the_environment_is_set_inside_the_block_alone_and_the_operators_word_st
     assert inside["VLLM_CPU_OMP_THREADS_BIND"] == "0-3"
     assert inside["VLLM_LOGGING_CONFIG_PATH"] == str(log.config_file)
     assert inside["VLLM_WORKER_MULTIPROC_METHOD"] == "spawn"
+    assert inside["VLLM_RPC_BASE_PATH"] == str(log.folder)
     assert after["OMP_NUM_THREADS"] == "7"
-    assert not {"VLLM_LOGGING_CONFIG_PATH", "VLLM_WORKER_MULTIPROC_METHOD"} & set(after)
+    assert not {"VLLM_LOGGING_CONFIG_PATH", "VLLM_WORKER_MULTIPROC_METHOD", "VLLM_RPC_BASE_PATH"} & set(after)
 
 
 def test_a_variable_that_vllm_takes_away_is_no_error(log: ProcessLog, monkeypatch: pytest.MonkeyPatch) -> None:
