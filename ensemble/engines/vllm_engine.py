@@ -45,6 +45,8 @@ T = TypeVar("T")
 _LOADING = "ensemble.engines.vllm_loading"
 """Imported by name, in a thread: it imports vLLM, which takes seconds."""
 _NOT_NUMBERS = "the model gave logits that are not numbers"
+MAX_BROKEN = 8
+"""Requests in a row whose logits were not numbers, after which this is no matter of what was asked."""
 
 
 class VllmEngine:
@@ -55,7 +57,8 @@ class VllmEngine:
 
     Logits that are not numbers fail their request and none that runs beside it. But vLLM does not clean its cache's
     blocks, and some of its attention kernels multiply what they mask with zero, which a NaN outlasts: whoever gets such
-    a block next may get the same error, and never a text of it.
+    a block next may get the same error, and never a text of it. After MAX_BROKEN such errors in a row the engine says
+    that it is not healthy, so that a fresh one takes its place.
     """
 
     def __init__(
@@ -79,6 +82,7 @@ class VllmEngine:
         self._closing: asyncio.Task[None] | None = None
         self._counters = Counters()
         self._num_inside = 0
+        self._num_broken = 0
         self._closed_because: str | None = None
         # A tokenizer is not to be used by two threads at once, and long texts take it milliseconds.
         self._encoding = ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"encode-{member}")
@@ -138,7 +142,7 @@ class VllmEngine:
             sums = [await sum_logprobs(tree, next_logprobs, max_at_once=self._config.max_batch) for tree in job.trees]
             scores = loaded.rule.finish(job, sums)
             if not all(math.isfinite(logprob) for logprob in scores.logprobs):
-                raise MemberError(self._member, _NOT_NUMBERS)
+                raise self._broken()
             self._counters.prompt_tokens += scores.prompt_tokens
             leave()
         return scores
@@ -166,10 +170,12 @@ class VllmEngine:
         return EngineStats(**figures)
 
     async def check_health(self) -> None:
-        """Say whether vLLM's processes are all there."""
+        """Say whether vLLM's processes are all there, and whether what they compute are numbers."""
         loaded = self._check_started()
         if loaded.llm.errored:
             raise MemberError(self._member, loaded.describe_end())
+        if self._num_broken >= MAX_BROKEN:
+            raise MemberError(self._member, f"{_NOT_NUMBERS}, {self._num_broken} requests in a row")
 
     async def close(self) -> None:
         """Fail what is inside and end vLLM's processes, also those that are still starting."""
@@ -218,6 +224,7 @@ class VllmEngine:
             nonlocal is_aborted
             is_aborted = False
             counters.finished_requests += 1
+            self._num_broken = 0
 
         try:
             yield leave
@@ -256,7 +263,7 @@ class VllmEngine:
         for token, found in zip(output.token_ids, output.logprobs or (), strict=True):
             logprob = found[token].logprob if found is not None else math.nan
             if not math.isfinite(logprob):
-                raise MemberError(self._member, _NOT_NUMBERS)
+                raise self._broken()
             accepted = job.accept(token, logprob)
             self._counters.completion_tokens += 1
             if accepted is not None:
@@ -265,12 +272,18 @@ class VllmEngine:
                     break
         return None if chunk is None else replace(chunk, text=text)
 
+    def _broken(self) -> MemberError:
+        self._num_broken += 1
+        return MemberError(self._member, _NOT_NUMBERS)
+
     async def _next_logprobs(
         self, job: ScoringJob, loaded: LoadedVllm, tokens: list[int], wanted: list[int]
     ) -> dict[int, float]:
         output = await loaded.read_next(tokens, wanted)
         self._count_first(job, output)
-        return _logprobs(output.outputs[0])[0]
+        at = output.outputs[0].logprobs
+        found = (at[0] if at else None) or {}
+        return {token: of.logprob for token, of in found.items()}
 
     async def _encode(self, encode: Callable[[], T]) -> T:
         """Run the tokenizer in its thread; whatever it raises concerns this request alone."""
@@ -280,11 +293,6 @@ class VllmEngine:
             raise
         except Exception as error:
             raise MemberError(self._member, f"the prompt could not be encoded: {error!r}") from error
-
-
-def _logprobs(output: CompletionOutput) -> list[dict[int, float]]:
-    """Give, for each token of an output, the log-probabilities that were asked for and its own."""
-    return [{token: found.logprob for token, found in at.items()} for at in output.logprobs or () if at is not None]
 
 
 def _load(config: VllmEngineConfig, **parts: Any) -> LoadedVllm:

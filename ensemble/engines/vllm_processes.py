@@ -10,6 +10,7 @@ killed. So each watches the one that started it. Setting up the log is what runs
 from __future__ import annotations
 
 import json
+import logging
 import multiprocessing
 import os
 import re
@@ -39,6 +40,7 @@ _DEFAULTS = {
     # A forked one would set up no log of its own, and have this process's threads' locks as they happened to be.
     "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
 }
+_LOGGER = "vllm"
 _WATCH = "end-with-parent"
 _TURN = threading.Lock()
 """The environment is the whole process's, so engines that start in one process do so one after another."""
@@ -70,7 +72,12 @@ class ProcessLog:
         return ""
 
     def remove(self) -> None:
-        """Delete the folder."""
+        """Delete the folder, once this process's own vLLM logger writes there no more."""
+        logger = logging.getLogger(_LOGGER)
+        for handler in logger.handlers[:]:
+            if isinstance(handler, logging.FileHandler) and Path(handler.baseFilename) == self._file:
+                logger.removeHandler(handler)
+                handler.close()
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _describe(self) -> dict[str, Any]:
@@ -97,7 +104,7 @@ class ProcessLog:
             "filters": {
                 "untraced": {"()": "ensemble.engines.vllm_processes.enter_process", "folder": str(self.folder)}
             },
-            "loggers": {"vllm": {"handlers": ["screen", "errors"], "level": "WARNING", "propagate": False}},
+            "loggers": {_LOGGER: {"handlers": ["screen", "errors"], "level": "WARNING", "propagate": False}},
         }
 
 

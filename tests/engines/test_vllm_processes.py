@@ -52,6 +52,15 @@ def fail_with(error: Exception) -> None:
     logging.getLogger("vllm.worker").error("the worker failed", exc_info=error)
 
 
+def test_who_logs_after_a_log_is_removed_is_not_stopped(log: ProcessLog) -> None:
+    fail_with(ValueError("told"))
+    log.remove()
+
+    fail_with(ValueError("too late"))
+
+    assert not log.folder.exists()
+
+
 def environment_of_a_new_process() -> dict[str, str]:
     program = "import json, os; print(json.dumps(dict(os.environ)))"
     done = subprocess.run([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True, timeout=60, check=True)  # noqa: S603
