@@ -71,16 +71,19 @@ class BareVllm:
         self._llm = AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments))
 
     async def measure(self, kind: str, asked_for: str) -> float:
-        """Give tokens a second of all prompts at once, told at the end (`final`) or as they come (`delta`)."""
+        """Give tokens a second of all prompts, told at the end (`final`) or as they come (`delta`)."""
         from vllm import SamplingParams  # noqa: PLC0415
         from vllm.sampling_params import RequestOutputKind  # noqa: PLC0415
 
         output_kind = RequestOutputKind.FINAL_ONLY if kind == "final" else RequestOutputKind.DELTA
         parameters = SamplingParams(temperature=0.0, max_tokens=self._scale.num_tokens, output_kind=output_kind)
 
+        room = asyncio.Semaphore(self._scale.num_concurrent)
+
         async def complete(number: int, prompt: str) -> int:
-            outputs = self._llm.generate(prompt, parameters, request_id=f"{asked_for}-{number}")
-            return sum([len(output.outputs[0].token_ids) async for output in outputs])
+            async with room:
+                outputs = self._llm.generate(prompt, parameters, request_id=f"{asked_for}-{number}")
+                return sum([len(output.outputs[0].token_ids) async for output in outputs])
 
         started_s = time.perf_counter()
         prompts = make_prompts(self._scale, asked_for)
@@ -106,7 +109,7 @@ def measure_throughput(scale: Scale, out: Path, sizes: dict[str, int], engine: d
     async def measure(way: str, bare: BareVllm, address: str, asked_for: str) -> float:
         if way != "path":
             return await bare.measure(way, asked_for)
-        load = await ask_all(address, scale, asked_for, at_once=True)
+        load = await ask_all(address, scale, asked_for, busy=True)
         return load.tokens / load.wall_s
 
     async def take_turns(bare: BareVllm, address: str) -> dict[str, list[float]]:
@@ -152,17 +155,17 @@ def measure_start(scale: Scale, out: Path) -> dict[str, Any]:
     """Start the panel once and have it vote."""
 
     async def use(address: str) -> dict[str, Any]:
-        load = await ask_all(address, scale, "start", at_once=False, all_of=True)
+        load = await ask_all(address, scale, "start", busy=False, all_of=True)
         return {"voted": load.num_ballots == len(load.latencies_s) * len(PANEL)}
 
     return serve_panel(scale, out, use)
 
 
 def measure_panel(scale: Scale, out: Path) -> dict[str, Any]:
-    """Ask the panel alone and at once, with an early stop, with everyone, and fewer members."""
+    """Ask the panel one by one and many at a time, with an early stop, with everyone, and fewer members."""
 
     async def use(address: str) -> dict[str, Any]:
-        warm = await ask_all(address, scale, "warm up", at_once=True, all_of=True)
+        warm = await ask_all(address, scale, "warm up", busy=True, all_of=True)
         found: dict[str, Any] = {"voted": warm.num_ballots == len(warm.latencies_s) * len(PANEL)}
         asked: dict[str, dict[str, Any]] = {
             "vote": {},
@@ -172,28 +175,28 @@ def measure_panel(scale: Scale, out: Path) -> dict[str, Any]:
         }
         for name, options in asked.items():
             before = await count_tokens(address)
-            for when in ("alone", "at_once"):
-                load = await ask_all(address, scale, f"{name} {when}", at_once=when == "at_once", **options)
+            for when in ("alone", "busy"):
+                load = await ask_all(address, scale, f"{name} {when}", busy=when == "busy", **options)
                 found[f"{name}_{when}"] = load.to_dict()
             after = await count_tokens(address)
             found[f"{name}_counters"] = {key: after[key] - before[key] for key in after}
-            print(f"{name}: {json.dumps(found[f'{name}_at_once'])}", flush=True)
+            print(f"{name}: {json.dumps(found[f'{name}_busy'])}", flush=True)
         return found
 
     return serve_panel(scale, out, use)
 
 
 def measure_dense(scale: Scale, out: Path) -> dict[str, Any]:
-    """Ask the dense model alone and at once."""
+    """Ask the dense model one by one and many at a time."""
     checkpoint = write_shape(out / "shape-dense", scale.dense)
     spec = out / "dense.yaml"
     address = write_spec(spec, scale, {"dense": (checkpoint, scale.whole)}, engine={})
 
     async def use() -> dict[str, Any]:
-        await ask_all(address, scale, "warm up", at_once=True)
-        alone = await ask_all(address, scale, "alone", at_once=False)
-        at_once = await ask_all(address, scale, "at once", at_once=True)
-        return {"alone": alone.to_dict(), "at_once": at_once.to_dict(), "counters": await count_tokens(address)}
+        await ask_all(address, scale, "warm up", busy=True)
+        alone = await ask_all(address, scale, "alone", busy=False)
+        busy = await ask_all(address, scale, "busy", busy=True)
+        return {"alone": alone.to_dict(), "busy": busy.to_dict(), "counters": await count_tokens(address)}
 
     with serving(spec) as start_s:
         return {"start_s": start_s, **asyncio.run(use())}
@@ -207,7 +210,7 @@ def write_report(out: Path) -> str:
     for shape in ("dense", "pruned"):
         if one := found.get(f"throughput-{shape}"):
             rates = (f"{name} {one[f'{name}_tokens_per_s']:,.0f}" for name in ("final", "delta", "path"))
-            rows.append((f"{shape}, all at once, tokens/s: bare vLLM, bare in pieces, whole path", "; ".join(rates)))
+            rows.append((f"{shape}, busy, tokens/s: bare vLLM, bare in pieces, whole path", "; ".join(rates)))
             rows.append((f"{shape}: whole path over the faster bare vLLM", f"{one['path_over_bare']:.3f}"))
             rows.append((f"{shape}: the path's prompt tokens that its cache had", _cached_share(one["counters"])))
             results[f"path_over_bare_{shape}"] = f"{one['path_over_bare']:.3f}"
@@ -228,7 +231,7 @@ def write_report(out: Path) -> str:
 def _report_votes(
     panel: dict[str, Any], dense: dict[str, Any], rows: list[tuple[str, str]], results: dict[str, str]
 ) -> None:
-    for when in ("alone", "at_once"):
+    for when in ("alone", "busy"):
         base = dense[when]["p50_s"]
         rows.append((f"dense model, {when}, p50", f"{base * 1_000:.0f} ms"))
         for name in ("one", "two", "everyone", "vote"):
@@ -239,7 +242,7 @@ def _report_votes(
     wasted = counters["aborted_tokens"] / max(1, counters["completion_tokens"])
     rows.append(("tokens of cancelled requests, of all tokens generated", f"{wasted:.1%}"))
     rows.append(("prompt tokens of the votes that the cache had", _cached_share(counters)))
-    rows.append(("votes decided by", json.dumps(panel["vote_at_once"]["decided_by"])))
+    rows.append(("votes decided by", json.dumps(panel["vote_busy"]["decided_by"])))
     results["wasted_share"] = f"{wasted:.3f}"
 
 

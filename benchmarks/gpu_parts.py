@@ -47,6 +47,8 @@ class Scale:
     dense: dict[str, int]
     pruned: dict[str, int]
     num_requests: int
+    num_concurrent: int
+    """Of them at a time, when it is busy."""
     num_tokens: int
     num_alone: int
     num_rounds: int
@@ -80,10 +82,11 @@ _DUMMY = {"type": "vllm", "load_format": "dummy", "dtype": "bfloat16"}
 GPU_SCALE = Scale(
     dense=_LLAMA_8B,
     pruned={**_LLAMA_8B, "num_hidden_layers": 24, "intermediate_size": 9216},
-    num_requests=256,
+    num_requests=768,
+    num_concurrent=256,
     num_tokens=128,
     num_alone=20,
-    num_rounds=6,
+    num_rounds=4,
     engine={**_DUMMY, "device": "cuda", "max_batch": 256, "max_waiting": 512, "max_context": 1024},
     pruned_engine={"quantization": "fp8"},
     share=0.33,
@@ -93,7 +96,8 @@ GPU_SCALE = Scale(
 REHEARSAL_SCALE = Scale(
     dense=_TINY,
     pruned={**_TINY, "num_hidden_layers": 2},
-    num_requests=8,
+    num_requests=16,
+    num_concurrent=8,
     num_tokens=8,
     num_alone=2,
     num_rounds=2,
@@ -232,31 +236,29 @@ class Load:
 
 
 async def ask_all(
-    address: str, scale: Scale, asked_for: str, *, at_once: bool, panel: tuple[str, ...] = (), all_of: bool = False
+    address: str, scale: Scale, asked_for: str, *, busy: bool, panel: tuple[str, ...] = (), all_of: bool = False
 ) -> Load:
-    """Ask prompts for this alone, at once or a few one after another; ``all_of`` waits for every member's ballot."""
+    """Ask prompts for this alone, many at a time or a few one by one; ``all_of`` waits for every member's ballot."""
     load = Load()
     options = VoteOptions(panel=panel, quorum=QuorumOverrides(stop_early=False if all_of else None))
     parameters = ParameterOverrides(max_tokens=scale.num_tokens, temperature=0.0)
-    prompts = make_prompts(scale, asked_for)[: None if at_once else scale.num_alone]
+    prompts = make_prompts(scale, asked_for)[: None if busy else scale.num_alone]
+    room = asyncio.Semaphore(scale.num_concurrent if busy else 1)
     async with AsyncEnsembleClient(address, timeout_s=REQUEST_TIMEOUT_S) as client:
 
         async def ask(prompt: str) -> None:
-            started_s = time.perf_counter()
-            decision = await client.generate(prompt, parameters=parameters, options=options)
+            async with room:
+                started_s = time.perf_counter()
+                decision = await client.generate(prompt, parameters=parameters, options=options)
             load.latencies_s.append(time.perf_counter() - started_s)
             load.decided_by[decision.decided_by.value] += 1
             load.num_ballots += len(decision.ballots)
             load.tokens += sum(ballot.completion_tokens for ballot in decision.ballots)
 
         started_s = time.perf_counter()
-        if at_once:
-            async with asyncio.TaskGroup() as group:
-                for prompt in prompts:
-                    group.create_task(ask(prompt))
-        else:
+        async with asyncio.TaskGroup() as group:
             for prompt in prompts:
-                await ask(prompt)
+                group.create_task(ask(prompt))
         load.wall_s = time.perf_counter() - started_s
     return load
 

@@ -34,11 +34,12 @@ class GenerationParameters:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GenerationRequest:
-    """One prompt for one engine."""
+    """One prompt for one engine; one that is not streamed may get all its text in one piece."""
 
     request_id: str
     prompt: str
     parameters: GenerationParameters = field(default_factory=GenerationParameters)
+    is_streamed: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -49,12 +49,12 @@ class Counters:
     max_batch: int = 0
     max_steps_to_abort: int = 0
 
-    def count_in(self, job: Job) -> None:
-        """Count a request that got its place."""
+    def count_in(self, job: Job, *, waited_s: float | None = None) -> None:
+        """Count a request that got its place, now or, where that was earlier, after ``waited_s``."""
         job.is_running = True
         self.running_requests += 1
         self.started_requests += 1
-        self.queue_s += time.monotonic() - job.entered_s
+        self.queue_s += time.monotonic() - job.entered_s if waited_s is None else waited_s
 
     def count_pass(self, num_requests: int) -> None:
         """Count a forward pass and the requests that it served."""

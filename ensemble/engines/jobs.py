@@ -111,6 +111,8 @@ class GenerationJob(Job):
     """Its place in the cache, once its prompt is being read."""
     last_token: int = 0
     logprob: float = 0.0
+    is_finished: bool = False
+    """Whether its last token has come, or a stop string."""
     sampler: Sampler = field(init=False)
     _max_tokens: int = 0
     _eos_tokens: frozenset[int] = frozenset()
@@ -150,6 +152,7 @@ class GenerationJob(Job):
         is_eos = token in self._eos_tokens
         text = "" if is_eos else self._stop.push(self._detokenizer.push(token))
         is_last = is_eos or self._stop.is_met or self.completion_tokens >= self._max_tokens
+        self.is_finished = is_last
         if is_last and not self._stop.is_met:
             text += self._stop.push(self._detokenizer.flush())
         if is_last and not self._stop.is_met:

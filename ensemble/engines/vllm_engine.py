@@ -45,6 +45,8 @@ T = TypeVar("T")
 _LOADING = "ensemble.engines.vllm_loading"
 """Imported by name, in a thread: it imports vLLM, which takes seconds."""
 _NOT_NUMBERS = "the model gave logits that are not numbers"
+MAX_BROKEN = 8
+"""Requests in a row whose logits were not numbers, after which this is no matter of what was asked."""
 
 
 class VllmEngine:
@@ -55,7 +57,8 @@ class VllmEngine:
 
     Logits that are not numbers fail their request and none that runs beside it. But vLLM does not clean its cache's
     blocks, and some of its attention kernels multiply what they mask with zero, which a NaN outlasts: whoever gets such
-    a block next may get the same error, and never a text of it.
+    a block next may get the same error, and never a text of it. After MAX_BROKEN such errors in a row the engine says
+    that it is not healthy, so that a fresh one takes its place.
     """
 
     def __init__(
@@ -79,6 +82,7 @@ class VllmEngine:
         self._closing: asyncio.Task[None] | None = None
         self._counters = Counters()
         self._num_inside = 0
+        self._num_broken = 0
         self._closed_because: str | None = None
         # A tokenizer is not to be used by two threads at once, and long texts take it milliseconds.
         self._encoding = ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"encode-{member}")
@@ -109,7 +113,9 @@ class VllmEngine:
                 lambda: loaded.encoder.encode_generation(request, max_context=loaded.max_context)
             )
             job.begin(prompt, decoder=loaded.decoder, eos_tokens=loaded.eos_tokens, max_context=loaded.max_context)
-            outputs = loaded.complete(prompt, request.parameters, max_tokens=job.num_left)
+            outputs = loaded.complete(
+                prompt, request, max_tokens=job.num_left, on_unread=partial(self._count_unread, job)
+            )
             async with aclosing(outputs):
                 async for output in outputs:
                     self._count_first(job, output)
@@ -136,7 +142,7 @@ class VllmEngine:
             sums = [await sum_logprobs(tree, next_logprobs, max_at_once=self._config.max_batch) for tree in job.trees]
             scores = loaded.rule.finish(job, sums)
             if not all(math.isfinite(logprob) for logprob in scores.logprobs):
-                raise MemberError(self._member, _NOT_NUMBERS)
+                raise self._broken()
             self._counters.prompt_tokens += scores.prompt_tokens
             leave()
         return scores
@@ -151,18 +157,25 @@ class VllmEngine:
     def stats(self) -> EngineStats:
         """Read what was counted here and what vLLM said of its last step.
 
-        An aborted request runs until vLLM says that it does not; one that was scored, as its sequences that are left.
+        Of those that nothing has come from, as many wait as vLLM has waiting or has yet to get. An aborted request
+        runs until vLLM says that it does not; one that was scored, as its sequences that are left.
         """
-        loaded, figures = self._loaded, asdict(self._counters)
-        figures["waiting_requests"] = max(0, self._num_inside - figures["running_requests"])
-        figures["running_requests"] += 0 if loaded is None else loaded.recorder.num_left
+        figures = asdict(self._counters)
+        num_silent = max(0, self._num_inside - self._counters.running_requests)
+        if self._loaded is not None:
+            recorder = self._loaded.recorder
+            num_unsent = max(0, self._num_inside - recorder.num_wanted)
+            figures["waiting_requests"] = min(num_silent, recorder.num_waiting + num_unsent)
+            figures["running_requests"] = self._num_inside - figures["waiting_requests"] + recorder.num_left
         return EngineStats(**figures)
 
     async def check_health(self) -> None:
-        """Say whether vLLM's processes are all there."""
+        """Say whether vLLM's processes are all there, and whether what they compute are numbers."""
         loaded = self._check_started()
         if loaded.llm.errored:
             raise MemberError(self._member, loaded.describe_end())
+        if self._num_broken >= MAX_BROKEN:
+            raise MemberError(self._member, f"{_NOT_NUMBERS}, {self._num_broken} requests in a row")
 
     async def close(self) -> None:
         """Fail what is inside and end vLLM's processes, also those that are still starting."""
@@ -211,6 +224,7 @@ class VllmEngine:
             nonlocal is_aborted
             is_aborted = False
             counters.finished_requests += 1
+            self._num_broken = 0
 
         try:
             yield leave
@@ -225,21 +239,31 @@ class VllmEngine:
                 counters.aborted_tokens += job.completion_tokens
 
     def _count_first(self, job: Job, output: RequestOutput) -> None:
-        """Count a request in with its first output."""
+        """Count a request in with its first output, with the time until vLLM had room for it."""
         if job.is_running:
             return
-        self._counters.count_in(job)
+        told = output.metrics
+        self._counters.count_in(job, waited_s=told.scheduled_ts - told.queued_ts if told is not None else None)
         self._counters.cached_prompt_tokens += output.num_cached_tokens or 0
         if isinstance(job, GenerationJob):
             self._counters.prompt_tokens += len(job.prompt)
 
+    def _count_unread(self, job: GenerationJob, output: RequestOutput) -> None:
+        """Count the tokens of an aborted request that had come by then."""
+        num_tokens = len(output.outputs[0].token_ids)
+        if job.is_finished or not num_tokens:
+            return
+        self._count_first(job, output)
+        job.completion_tokens += num_tokens
+        self._counters.completion_tokens += num_tokens
+
     def _accept(self, job: GenerationJob, output: CompletionOutput) -> CompletionChunk | None:
         """Take what came, which is several tokens when they come faster than they are read."""
         text, chunk = "", None
-        for token, logprob_by_token in zip(output.token_ids, _logprobs(output), strict=True):
-            logprob = logprob_by_token[token]
+        for token, found in zip(output.token_ids, output.logprobs or (), strict=True):
+            logprob = found[token].logprob if found is not None else math.nan
             if not math.isfinite(logprob):
-                raise MemberError(self._member, _NOT_NUMBERS)
+                raise self._broken()
             accepted = job.accept(token, logprob)
             self._counters.completion_tokens += 1
             if accepted is not None:
@@ -248,12 +272,18 @@ class VllmEngine:
                     break
         return None if chunk is None else replace(chunk, text=text)
 
+    def _broken(self) -> MemberError:
+        self._num_broken += 1
+        return MemberError(self._member, _NOT_NUMBERS)
+
     async def _next_logprobs(
         self, job: ScoringJob, loaded: LoadedVllm, tokens: list[int], wanted: list[int]
     ) -> dict[int, float]:
         output = await loaded.read_next(tokens, wanted)
         self._count_first(job, output)
-        return _logprobs(output.outputs[0])[0]
+        at = output.outputs[0].logprobs
+        found = (at[0] if at else None) or {}
+        return {token: of.logprob for token, of in found.items()}
 
     async def _encode(self, encode: Callable[[], T]) -> T:
         """Run the tokenizer in its thread; whatever it raises concerns this request alone."""
@@ -263,11 +293,6 @@ class VllmEngine:
             raise
         except Exception as error:
             raise MemberError(self._member, f"the prompt could not be encoded: {error!r}") from error
-
-
-def _logprobs(output: CompletionOutput) -> list[dict[int, float]]:
-    """Give, for each token of an output, the log-probabilities that were asked for and its own."""
-    return [{token: found.logprob for token, found in at.items()} for at in output.logprobs or () if at is not None]
 
 
 def _load(config: VllmEngineConfig, **parts: Any) -> LoadedVllm:

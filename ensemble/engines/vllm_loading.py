@@ -23,7 +23,7 @@ from ensemble.engines.vllm_arguments import build_engine_args
 from ensemble.engines.vllm_processes import MAX_CAUSE, ProcessLog, vllm_environment
 from ensemble.engines.vllm_steps import StepRecorder
 from ensemble.errors import CheckpointError, ConfigError, MemberError
-from ensemble.generation import GenerationParameters
+from ensemble.generation import GenerationRequest
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -92,7 +92,7 @@ async def check_generates_numbers(loaded: LoadedVllm, *, checkpoint: str) -> Non
         CheckpointError: vLLM cannot run the model, or its logits are not numbers.
     """
     max_tokens = min(2, loaded.max_context - 1)
-    outputs = loaded.complete([0], GenerationParameters(), max_tokens=max_tokens)
+    outputs = loaded.complete([0], GenerationRequest(request_id="", prompt=""), max_tokens=max_tokens)
     try:
         async with aclosing(outputs):
             logprobs = [output.outputs[0].cumulative_logprob async for output in outputs]

@@ -10,6 +10,7 @@ killed. So each watches the one that started it. Setting up the log is what runs
 from __future__ import annotations
 
 import json
+import logging
 import multiprocessing
 import os
 import re
@@ -39,6 +40,7 @@ _DEFAULTS = {
     # A forked one would set up no log of its own, and have this process's threads' locks as they happened to be.
     "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
 }
+_LOGGER = "vllm"
 _WATCH = "end-with-parent"
 _TURN = threading.Lock()
 """The environment is the whole process's, so engines that start in one process do so one after another."""
@@ -47,12 +49,12 @@ _FORMATTER = {"format": "%(asctime)s %(levelname)s %(name)s: %(message)s"}
 
 
 class ProcessLog:
-    """The file into which an engine's processes write their errors; it is there until ``remove``."""
+    """A folder with the file into which an engine's processes write their errors; it is there until ``remove``."""
 
     def __init__(self) -> None:
-        self._folder = Path(tempfile.mkdtemp(prefix="ensemble-vllm-"))
-        self._file = self._folder / "errors.log"
-        self.config_file = self._folder / "logging.json"
+        self.folder = Path(tempfile.mkdtemp(prefix="ensemble-vllm-"))
+        self._file = self.folder / "errors.log"
+        self.config_file = self.folder / "logging.json"
         self.config_file.write_text(json.dumps(self._describe()), "utf-8")
 
     def find_cause(self) -> str:
@@ -70,8 +72,13 @@ class ProcessLog:
         return ""
 
     def remove(self) -> None:
-        """Delete the file."""
-        shutil.rmtree(self._folder, ignore_errors=True)
+        """Delete the folder, once this process's own vLLM logger writes there no more."""
+        logger = logging.getLogger(_LOGGER)
+        for handler in logger.handlers[:]:
+            if isinstance(handler, logging.FileHandler) and Path(handler.baseFilename) == self._file:
+                logger.removeHandler(handler)
+                handler.close()
+        shutil.rmtree(self.folder, ignore_errors=True)
 
     def _describe(self) -> dict[str, Any]:
         """Describe it to logging.config.dictConfig."""
@@ -95,9 +102,9 @@ class ProcessLog:
                 },
             },
             "filters": {
-                "untraced": {"()": "ensemble.engines.vllm_processes.enter_process", "folder": str(self._folder)}
+                "untraced": {"()": "ensemble.engines.vllm_processes.enter_process", "folder": str(self.folder)}
             },
-            "loggers": {"vllm": {"handlers": ["screen", "errors"], "level": "WARNING", "propagate": False}},
+            "loggers": {_LOGGER: {"handlers": ["screen", "errors"], "level": "WARNING", "propagate": False}},
         }
 
 
@@ -133,7 +140,9 @@ def vllm_environment(log: ProcessLog, *, threads: int) -> Iterator[None]:
             "see why it does not end, or run each in a process of its own",
         )
     try:
-        own = {name: value for name, value in _DEFAULTS.items() if name not in os.environ}
+        # Where it is killed, its sockets are left to whoever removes the folder.
+        defaults = {**_DEFAULTS, "VLLM_RPC_BASE_PATH": str(log.folder)}
+        own = {name: value for name, value in defaults.items() if name not in os.environ}
         own |= {"VLLM_CONFIGURE_LOGGING": "1", "VLLM_LOGGING_CONFIG_PATH": str(log.config_file)}
         if threads:
             own["OMP_NUM_THREADS"] = str(threads)

@@ -30,6 +30,8 @@ class StepRecorder(StatLoggerBase):
         self.num_wanted = 0
         self.num_held = 0
         """Sequences that vLLM runs or has waiting, as of its last step."""
+        self.num_waiting = 0
+        """Sequences that vLLM has waiting, as of its last step."""
         self._num_steps = 0
         self._steps_before_abort: deque[int] = deque(maxlen=_MAX_ABORTS)
         """Of the aborts that vLLM has yet to follow, oldest first: how many steps there had been."""
@@ -51,7 +53,8 @@ class StepRecorder(StatLoggerBase):
             return
         num_finished = len(iteration_stats.finished_requests) if iteration_stats is not None else 0
         num_running = scheduler_stats.num_running_reqs
-        self.num_held = num_running + scheduler_stats.num_waiting_reqs + scheduler_stats.num_skipped_waiting_reqs
+        self.num_waiting = scheduler_stats.num_waiting_reqs + scheduler_stats.num_skipped_waiting_reqs
+        self.num_held = num_running + self.num_waiting
         self.counters.cache_share = scheduler_stats.kv_cache_usage
         num_served = num_running + num_finished
         if num_served:

@@ -42,11 +42,13 @@ def generation_request_to_wire(request: GenerationRequest) -> member_service_pb2
     )
 
 
-def generation_request_from_wire(wire: member_service_pb2.CompleteRequest) -> GenerationRequest:
+def generation_request_from_wire(wire: member_service_pb2.CompleteRequest, *, is_streamed: bool) -> GenerationRequest:
     """Read a member's request."""
-    overrides = overrides_from_wire(wire.parameters)
     return GenerationRequest(
-        request_id=wire.request_id, prompt=wire.prompt, parameters=overrides.applied_to(GenerationParameters())
+        request_id=wire.request_id,
+        prompt=wire.prompt,
+        parameters=overrides_from_wire(wire.parameters).applied_to(GenerationParameters()),
+        is_streamed=is_streamed,
     )
 
 

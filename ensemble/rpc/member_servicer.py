@@ -36,7 +36,8 @@ class MemberServicer:
     ) -> member_service_pb2.CompleteResponse:
         """Complete a prompt."""
         pieces: list[str] = []
-        async with aclosing(self._engine.generate(generation_request_from_wire(request))) as chunks:
+        wanted = generation_request_from_wire(request, is_streamed=False)
+        async with aclosing(self._engine.generate(wanted)) as chunks:
             async for chunk in chunks:
                 pieces.append(chunk.text)
                 if chunk.finish_reason is not None:
@@ -47,7 +48,8 @@ class MemberServicer:
         self, request: member_service_pb2.StreamCompleteRequest, context: Context
     ) -> AsyncGenerator[member_service_pb2.StreamCompleteResponse]:
         """Complete a prompt piece by piece."""
-        async with aclosing(self._engine.generate(generation_request_from_wire(request.request))) as chunks:
+        wanted = generation_request_from_wire(request.request, is_streamed=True)
+        async with aclosing(self._engine.generate(wanted)) as chunks:
             async for chunk in chunks:
                 yield member_service_pb2.StreamCompleteResponse(piece=chunk_to_wire(chunk, chunk.text))
 

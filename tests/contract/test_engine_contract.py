@@ -18,6 +18,7 @@ from ensemble.generation import (
     ScoringRequest,
 )
 from tests.contract.engine_subjects import MANY_TOKENS, Subject
+from tests.rpc.systems import wait_until
 
 if TYPE_CHECKING:
     from ensemble.engines.engine import Engine
@@ -28,9 +29,14 @@ pytestmark = pytest.mark.asyncio(loop_scope="session")
 PROMPTS = ("w5 w6 w7", "w8", " ".join(f"w{n}" for n in range(100, 140)), "w1 w9 w1 w9 w33")
 
 
-def _ask(prompt: str, *, max_tokens: int = 24, stop: tuple[str, ...] = ()) -> GenerationRequest:
+def _ask(
+    prompt: str, *, max_tokens: int = 24, stop: tuple[str, ...] = (), is_streamed: bool = True
+) -> GenerationRequest:
     return GenerationRequest(
-        request_id=prompt[:8], prompt=prompt, parameters=GenerationParameters(max_tokens=max_tokens, stop=stop)
+        request_id=prompt[:8],
+        prompt=prompt,
+        parameters=GenerationParameters(max_tokens=max_tokens, stop=stop),
+        is_streamed=is_streamed,
     )
 
 
@@ -91,6 +97,21 @@ async def test_a_completion_ends_before_its_first_stop_string(subject: Subject) 
     assert chunks[-1].finish_reason is FinishReason.STOP
 
 
+@pytest.mark.parametrize("stop", [(), ("never said",)])
+async def test_a_completion_that_is_not_streamed_is_the_streamed_one(subject: Subject, stop: tuple[str, ...]) -> None:
+    async with subject.running() as engine:
+        streamed = await _read(engine, _ask(PROMPTS[2], stop=stop))
+        whole = await _read(engine, _ask(PROMPTS[2], stop=stop, is_streamed=False))
+
+    assert _text(whole) == _text(streamed)
+    assert whole[-1].finish_reason is streamed[-1].finish_reason
+    assert (whole[-1].prompt_tokens, whole[-1].completion_tokens) == (
+        streamed[-1].prompt_tokens,
+        streamed[-1].completion_tokens,
+    )
+    assert whole[-1].logprob == pytest.approx(streamed[-1].logprob, abs=1e-3)
+
+
 async def test_a_stop_string_that_only_begins_is_part_of_the_completion(subject: Subject) -> None:
     async with subject.running() as engine:
         whole = _text(await _read(engine, _ask(PROMPTS[0])))
@@ -134,6 +155,24 @@ async def test_cancelling_the_reading_task_takes_the_request_out_within_one_step
     assert (stats.aborted_requests, stats.running_requests) == (1, 0)
     assert stats.max_steps_to_abort <= 1
     assert stats.aborted_tokens < MANY_TOKENS
+
+
+async def test_cancelling_one_that_is_not_streamed_counts_what_it_had_generated(subject: Subject) -> None:
+    async with subject.running() as engine:
+        before = engine.stats()
+        task = asyncio.create_task(_read(engine, _ask(subject.long_prompt, max_tokens=MANY_TOKENS, is_streamed=False)))
+        await wait_until(lambda: engine.stats().steps >= before.steps + 3)
+        assert (engine.stats().running_requests, engine.stats().waiting_requests) == (1, 0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        last = (await _read(engine, _ask(PROMPTS[0])))[-1]
+        stats = engine.stats()
+
+    assert (stats.aborted_requests, stats.running_requests) == (1, 0)
+    assert 1 <= stats.aborted_tokens < MANY_TOKENS
+    assert stats.completion_tokens == stats.aborted_tokens + last.completion_tokens
+    assert stats.started_requests == 2
 
 
 async def test_cancelling_one_request_leaves_the_others_as_they_were(subject: Subject) -> None:

@@ -52,6 +52,15 @@ def fail_with(error: Exception) -> None:
     logging.getLogger("vllm.worker").error("the worker failed", exc_info=error)
 
 
+def test_who_logs_after_a_log_is_removed_is_not_stopped(log: ProcessLog) -> None:
+    fail_with(ValueError("told"))
+    log.remove()
+
+    fail_with(ValueError("too late"))
+
+    assert not log.folder.exists()
+
+
 def environment_of_a_new_process() -> dict[str, str]:
     program = "import json, os; print(json.dumps(dict(os.environ)))"
     done = subprocess.run([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True, timeout=60, check=True)  # noqa: S603
@@ -112,8 +121,9 @@ def test_the_environment_is_set_inside_the_block_alone_and_the_operators_word_st
     assert inside["VLLM_CPU_OMP_THREADS_BIND"] == "0-3"
     assert inside["VLLM_LOGGING_CONFIG_PATH"] == str(log.config_file)
     assert inside["VLLM_WORKER_MULTIPROC_METHOD"] == "spawn"
+    assert inside["VLLM_RPC_BASE_PATH"] == str(log.folder)
     assert after["OMP_NUM_THREADS"] == "7"
-    assert not {"VLLM_LOGGING_CONFIG_PATH", "VLLM_WORKER_MULTIPROC_METHOD"} & set(after)
+    assert not {"VLLM_LOGGING_CONFIG_PATH", "VLLM_WORKER_MULTIPROC_METHOD", "VLLM_RPC_BASE_PATH"} & set(after)
 
 
 def test_a_variable_that_vllm_takes_away_is_no_error(log: ProcessLog, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -58,11 +58,12 @@ def test_a_question_with_choices_comes_back_as_it_was(
     texts,
 )
 def test_a_members_request_comes_back_as_it_was(parameters: GenerationParameters, prompt: str) -> None:
-    request = GenerationRequest(request_id="r", prompt=prompt, parameters=parameters)
+    request = GenerationRequest(request_id="r", prompt=prompt, parameters=parameters, is_streamed=False)
 
     raw = convert_member.generation_request_to_wire(request).SerializeToString()
 
-    assert convert_member.generation_request_from_wire(member_service_pb2.CompleteRequest.FromString(raw)) == request
+    wire = member_service_pb2.CompleteRequest.FromString(raw)
+    assert convert_member.generation_request_from_wire(wire, is_streamed=False) == request
 
 
 @settings(deadline=None)
