@@ -167,7 +167,7 @@ def test_no_shard_of_a_file_that_changed_meanwhile_is_given(tmp_path: Path, now:
     write_prompts(path, *"abcde")
     found = scan(source_of(path), shard_items=2, on_reject=lambda _reject: None)
     write_prompts(path, *now)
-    given = []
+    given: list[tuple[BatchItem, ...]] = []
 
     with pytest.raises(ConfigError, match="it changed while it was read"):
         given.extend(shards_of(source_of(path), shard_items=2, shard_digests=found.shard_digests))
