@@ -1,7 +1,7 @@
 """What a batch came to: answers, agreement, abstentions, cost and throughput.
 
 Cost is in tokens, and in GFLOP (2 x parameters x tokens) where the checkpoints are at hand. It counts the ballots in
-the answers: tokens that a prefix cache saved are in it, attempts that failed are not.
+the answers: tokens that a prefix cache saved are in it, attempts that failed and the choices' own tokens are not.
 """
 
 from __future__ import annotations

@@ -21,12 +21,12 @@ def show_batch_report(report: dict[str, Any], console: Console) -> None:
         style="bold",
     )
     for key, story in (
-        ("num_unanswered", "items have no answer: every member declined them"),
-        ("num_withheld", "answers are guesses: their confidence is too low"),
-        ("num_degraded", "answers have too little of the panel behind them"),
+        ("num_unanswered", "without an answer, since every member declined"),
+        ("num_withheld", "withheld, since their confidence is too low"),
+        ("num_degraded", "with too little of the panel behind them"),
     ):
         if report[key]:
-            console.print(f"{report[key]} {story}", style="yellow")
+            console.print(f"{story}: {report[key]}", style="yellow")
     console.print()
     console.print(_draw_agreement(report["agreement"]))
     console.print()
@@ -40,7 +40,7 @@ def show_batch_report(report: dict[str, Any], console: Console) -> None:
 
 def _describe_cost(report: dict[str, Any]) -> str:
     tokens, num_items = report["tokens"], max(1, report["num_items"])
-    told = f"cost: {tokens['prompt']:,} tokens read, {tokens['completion']:,} written or scored"
+    told = f"cost: {tokens['prompt']:,} tokens read, {tokens['completion']:,} written"
     if report["gflop"] is None:
         return told
     return f"{told}; some {report['gflop']:,.0f} GFLOP, {report['gflop'] / num_items:,.3g} an item"

@@ -88,7 +88,7 @@ def test_every_row_is_answered_in_order_and_the_figures_are_told(endpoint: str, 
         "gflop": None,
     }
     assert report["tokens"] == {"prompt": 54, "completion": 18}
-    assert "cost: 54 tokens read, 18 written or scored" in result.output
+    assert "cost: 54 tokens read, 18 written" in result.output
     assert report["this_run"]["num_asked"] == 9
 
 
