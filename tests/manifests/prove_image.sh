@@ -53,9 +53,10 @@ if ! buildah inspect --type image localhost/base:bookworm > "$folder/base.json" 
 fi
 
 tar -C "$root" --exclude=__pycache__ -c ensemble pyproject.toml README.md | tar -x -C "$context"
+program=$(cd "$context" && find . -type f -print0 | sort -z | xargs -0 sha256sum | sha256sum | cut -c1-16)
 for target in cpu compress; do
   buildah bud --isolation chroot --network host --layers --format docker --file "$root/deploy/Dockerfile" \
-    --target "$target" --build-arg BASE=localhost/base:bookworm --build-arg EXTRAS="embedded calibration batch demo" \
+    --target "$target" --build-arg BASE=localhost/base:bookworm --build-arg EXTRAS="embedded calibration batch demo" --build-arg PROGRAM="$program" \
     "$@" --tag "$image:$target" "$context"
 done
 
