@@ -68,6 +68,8 @@ def target_problems(target: str, body: str) -> list[str]:
         found.append(f"{target} runs as somebody else than 10001")
     if target != "compress" and 'CMD ["ensemble", "health"]' not in body:
         found.append(f"{target} has no health check of ours")
+    if "ARG PROGRAM=\nRUN --mount" not in body:
+        found.append(f"a rebuilt {target} may keep an older program")
     if body.count("COPY") != 1 or "COPY --from=dependencies" not in body:
         found.append(f"{target} does not take the dependencies as one layer")
     return found
@@ -80,6 +82,7 @@ FAULTS: dict[str, Callable[[str], str]] = {
     "no health check": lambda text: text.replace('CMD ["ensemble", "health"]', "CMD true"),
     "no batches": lambda text: text.replace("embedded calibration batch", "embedded calibration"),
     "no vLLM": lambda text: text.replace(" --extra vllm", ""),
+    "no revision": lambda text: text.replace("ARG PROGRAM=\n", ""),
     "no wget": lambda text: text.replace(" wget ", " "),
     "sources in the image": lambda text: text.replace("FROM runtime AS cpu\n", "FROM runtime AS cpu\nCOPY . .\n"),
 }
