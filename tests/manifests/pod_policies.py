@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 
 from ensemble import __version__
-from tests.manifests.rendered import Resource, Resources, containers, of_kind, pods
+from tests.manifests.rendered import Resource, Resources, containers, groups, of_kind, pods, ray_cluster
 
 OUR_IMAGE = re.compile(rf"([\w./-]+/)?ensemble-serving:{re.escape(__version__)}(-[\w-]+)?")
 BY_DIGEST = re.compile(r".+@sha256:[0-9a-f]{64}")
@@ -94,6 +94,24 @@ def budgets_hold_somebody(resources: Resources) -> Iterator[str]:
         wanted = budget["spec"]["selector"]["matchLabels"].items()
         if not any(wanted <= pod["metadata"]["labels"].items() for pod in pods(resources).values()):
             yield f"{budget['metadata']['name']} selects nobody"
+
+
+def drains_go_on(resources: Resources) -> Iterator[str]:
+    """One worker at a time may go; a head only where its state is kept; both counted without a scale."""
+    of_ray = {name: pod["metadata"]["labels"].items() for name, pod in pods(resources).items() if name[:4] == "ray "}
+    for budget in of_kind(resources, "PodDisruptionBudget"):
+        spec, where = budget["spec"], budget["metadata"]["name"]
+        selected = [name for name, labels in of_ray.items() if spec["selector"]["matchLabels"].items() <= labels]
+        least = [_least_available(resources, name.removeprefix("ray ")) for name in selected]
+        if selected and (len(selected) > 1 or "maxUnavailable" in spec or spec.get("minAvailable") != least[0]):
+            yield f"{where} has {spec}, and of {selected} always {least} must be there"
+
+
+def _least_available(resources: Resources, group: str) -> int:
+    if group == "head":
+        return 0 if "gcsFaultToleranceOptions" in ray_cluster(resources) else 1
+    replicas: int = groups(resources)[group]["replicas"]
+    return replicas - 1
 
 
 def network_is_closed(resources: Resources) -> Iterator[str]:

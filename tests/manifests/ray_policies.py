@@ -15,6 +15,7 @@ from ensemble.planning.demand import build_demands
 from ensemble.serving.application import SHUTDOWN_MARGIN_S
 from ensemble.spec_file import load_spec
 from tests.manifests.rendered import (
+    OF_KUBERAY,
     Resource,
     Resources,
     containers,
@@ -43,6 +44,13 @@ def ray_version_is_the_pinned_one(resources: Resources) -> Iterator[str]:
     named = ray_cluster(resources)["rayVersion"]
     if named != version("ray"):
         yield f"rayVersion is {named}, and the program's Ray is {version('ray')}"
+
+
+def kuberay_finds_its_pods(resources: Resources) -> Iterator[str]:
+    """No template of Ray's has a label in place of one that KubeRay's own services select by."""
+    for name, group in groups(resources).items():
+        labels = group["template"]["metadata"]["labels"]
+        yield from (f"{name} has a {label} of its own" for label in OF_KUBERAY if label in labels)
 
 
 def workers_are_ready_by_our_health(resources: Resources) -> Iterator[str]:

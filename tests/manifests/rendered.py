@@ -17,6 +17,9 @@ K8S = ROOT / "k8s"
 OVERLAYS = ("base", "overlays/dev-cpu", "overlays/gpu", "overlays/prod")
 CUSTOM_GROUPS = ("ray.io/", "monitoring.coreos.com/", "gateway.networking.k8s.io/")
 
+# What KubeRay labels its pods with, unless their template has labels of these names; its services select by them.
+OF_KUBERAY = {"app.kubernetes.io/name": "kuberay", "app.kubernetes.io/created-by": "kuberay-operator"}
+
 Resource = dict[str, Any]
 Resources = list[Resource]
 
@@ -85,7 +88,7 @@ def pods(resources: Resources) -> dict[str, Resource]:
     for name, group in groups(resources).items():
         template = deepcopy(group["template"])
         node_type = "head" if name == "head" else "worker"
-        template["metadata"]["labels"] |= {"ray.io/node-type": node_type}
+        template["metadata"]["labels"] = {**OF_KUBERAY, **template["metadata"]["labels"], "ray.io/node-type": node_type}
         found[f"ray {name}"] = template
     for job in of_kind(resources, "RayJob"):
         found["submitter"] = job["spec"]["submitterPodTemplate"]

@@ -21,6 +21,8 @@ from tests.manifests.rendered import (
 
 pytestmark = needs_kubectl
 
+NAME_LABEL = "app.kubernetes.io/name"
+
 Policy = Callable[[Resources], Iterator[str]]
 Fault = Callable[[Resources], object]
 
@@ -30,7 +32,9 @@ EVERYWHERE: tuple[Policy, ...] = (
     pod_policies.resources_are_bounded,
     pod_policies.references_resolve,
     pod_policies.budgets_hold_somebody,
+    pod_policies.drains_go_on,
     pod_policies.network_is_closed,
+    ray_policies.kuberay_finds_its_pods,
     ray_policies.ray_version_is_the_pinned_one,
     ray_policies.workers_are_ready_by_our_health,
     ray_policies.ports_agree,
@@ -67,6 +71,14 @@ def edit_spec(resources: Resources, old: str, new: str) -> None:
 
 def named(resources: Resources, kind: str, name: str) -> Any:
     return next(one for one in of_kind(resources, kind) if one["metadata"]["name"] == name)
+
+
+def budget(resources: Resources, name: str) -> Any:
+    return named(resources, "PodDisruptionBudget", f"ensemble-{name}")["spec"]
+
+
+def labels_of_head(resources: Resources) -> Any:
+    return groups(resources)["head"]["template"]["metadata"]["labels"]
 
 
 FAULTS: tuple[tuple[Policy, str, Fault], ...] = (
@@ -110,6 +122,13 @@ FAULTS: tuple[tuple[Policy, str, Fault], ...] = (
         "base",
         lambda r: named(r, "PodDisruptionBudget", "ensemble-head")["spec"]["selector"]["matchLabels"].update(a="b"),
     ),
+    (pod_policies.drains_go_on, "base", lambda r: budget(r, "head").update(minAvailable=0)),
+    (pod_policies.drains_go_on, "base", lambda r: budget(r, "workers").update(minAvailable="50%")),
+    (pod_policies.drains_go_on, "base", lambda r: budget(r, "workers").update(minAvailable=2)),
+    (pod_policies.drains_go_on, "base", lambda r: budget(r, "workers").update(maxUnavailable=1)),
+    (pod_policies.drains_go_on, "base", lambda r: budget(r, "workers")["selector"]["matchLabels"].popitem()),
+    (pod_policies.drains_go_on, "overlays/gpu", lambda r: budget(r, "workers").update(minAvailable=1)),
+    (pod_policies.drains_go_on, "overlays/prod", lambda r: budget(r, "head").update(minAvailable=1)),
     (pod_policies.network_is_closed, "base", lambda r: r.remove(named(r, "NetworkPolicy", "default-deny"))),
     (pod_policies.network_is_closed, "base", lambda r: r.remove(named(r, "NetworkPolicy", "allow-dns"))),
     (pod_policies.network_is_closed, "base", lambda r: r.remove(named(r, "NetworkPolicy", "allow-api-server"))),
@@ -123,6 +142,7 @@ FAULTS: tuple[tuple[Policy, str, Fault], ...] = (
         "base",
         lambda r: named(r, "NetworkPolicy", "allow-within")["spec"].update(egress=[{}]),
     ),
+    (ray_policies.kuberay_finds_its_pods, "base", lambda r: labels_of_head(r).update({NAME_LABEL: "ensemble"})),
     (ray_policies.ray_version_is_the_pinned_one, "base", lambda r: ray_cluster(r).update(rayVersion="2.59.1")),
     (ray_policies.workers_are_ready_by_our_health, "base", lambda r: container_of(r).pop("readinessProbe")),
     (

@@ -91,6 +91,10 @@ FAULTS: tuple[tuple[Policy, Fault], ...] = (
     (pod_policies.no_privileges, lambda r: job(r)["submitterPodTemplate"]["spec"].update(hostNetwork=True)),
     (pod_policies.images_are_pinned, lambda r: container(r, "head").update(image="ensemble-serving:latest")),
     (pod_policies.resources_are_bounded, lambda r: container(r, "workers").pop("resources")),
+    (
+        ray_policies.kuberay_finds_its_pods,
+        lambda r: groups(r)["head"]["template"]["metadata"]["labels"].update({"app.kubernetes.io/name": "ensemble"}),
+    ),
     (ray_policies.ray_version_is_the_pinned_one, lambda r: ray_cluster(r).update(rayVersion="2.9.1")),
     (runs_our_batch, lambda r: job(r).update(entrypoint="python batch.py a b c --address auto")),
     (runs_our_batch, lambda r: container(r, "head")["volumeMounts"].pop(0)),
@@ -118,6 +122,20 @@ def test_a_policy_sees_a_fault(policy: Policy, fault: Fault) -> None:
     complaints = list(policy(resources))
 
     assert complaints
+
+
+def test_no_disruption_budget_of_the_service_holds_its_pods() -> None:
+    budgets = load_file(ROOT / "k8s/base/disruption-budgets.yaml")
+    selectors = [one["spec"]["selector"]["matchLabels"].items() for one in budgets]
+
+    held = [
+        name
+        for name, pod in pods(manifest()).items()
+        if any(selector <= pod["metadata"]["labels"].items() for selector in selectors)
+    ]
+
+    assert len(selectors) == 2
+    assert held == []
 
 
 def test_the_service_accounts_and_the_networks_policies_are_those_of_the_base() -> None:
