@@ -1,13 +1,14 @@
 """What a batch keeps of each vote, and which of it becomes a column of the output.
 
 Columns that are always there do not depend on who came first, on the machine, or on the hour: the same votes give the
-same bytes. Margin and confidence are sums of probabilities, whose last digits move with whatever shares a forward pass.
+same bytes. Margin, confidence and some strategies' agreement are sums of probabilities, whose last digits move with
+whatever shares a forward pass. What is near a tie or a threshold may tip for the same reason, in any column.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,17 +17,20 @@ from ensemble.voting.decision import Decision
 
 AT_ANY_TIME = ("id", "answer", "degraded")
 """What an early stop leaves as it is."""
-OF_ALL_BALLOTS = ("agreement", "withheld", "abstentions")
+AGREEMENT = ("agreement",)
+OF_ALL_BALLOTS = ("withheld", "abstentions")
 """What needs every member's vote to be the same each time."""
 SUMS = ("margin", "confidence")
 BALLOTS = ("ballots",)
+SUMMING_STRATEGIES = frozenset({"soft_vote", "mbr_embedding", "mbr_mix", "judge"})
+"""Strategies whose agreement is a sum of what models compute, and not of the weights behind what members said."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
     """One item's outcome, by the output's column, and the tokens that the ballots in it took, by member.
 
-    ``answer`` is None when no member could answer at all, and always will be.
+    ``answer`` is None when there is none, and the abstentions say why; a member without a name stands for the request.
     """
 
     columns: Mapping[str, Any]
@@ -53,12 +57,16 @@ class Answer:
         return {name: self.columns[name] for name in columns}
 
 
-def columns_of(*, stop_early: bool, with_confidence: bool, with_ballots: bool) -> tuple[str, ...]:
-    """Name the output's columns."""
+def columns_of(
+    strategies: Collection[str], *, stop_early: bool, with_confidence: bool, with_ballots: bool
+) -> tuple[str, ...]:
+    """Name the output's columns where answers are decided by these strategies."""
     if stop_early:
         return AT_ANY_TIME
+    has_agreement = with_confidence or SUMMING_STRATEGIES.isdisjoint(strategies)
     return (
         *AT_ANY_TIME,
+        *(AGREEMENT if has_agreement else ()),
         *OF_ALL_BALLOTS,
         *(SUMS if with_confidence else ()),
         *(BALLOTS if with_ballots else ()),
@@ -85,7 +93,7 @@ def answer_from_decision(item_id: str, decision: Decision) -> Answer:
 
 
 def no_answer(item_id: str, reason_by_member: Mapping[str, str]) -> Answer:
-    """Note that every member declined."""
+    """Note that there is none, and why."""
     columns = {
         "id": item_id,
         "answer": None,

@@ -45,6 +45,10 @@ class _Row(BaseModel):
     stop: list[str] = []
 
 
+ROW_KEYS = frozenset(_Row.model_fields)
+"""All that a row can say."""
+
+
 def item_from_row(row: Mapping[str, Any], limits: LimitsConfig) -> BatchItem:
     """Read a row; what is null counts as absent.
 

@@ -1,4 +1,8 @@
-"""What a batch is made of; answers of another input, ensemble or version never mix with it."""
+"""What a batch is made of; answers of another input, ensemble or version never mix with it.
+
+Checkpoints count by their names, and by their contents where they are this machine's own: what a cluster or an
+endpoint reads under the same name is not looked at.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +23,8 @@ class BatchManifest(BaseModel):
     """The facts on which the output's bytes depend.
 
     ``input_digest`` names what the usable items say and ``rules_digest`` how the ensemble decides: strategies, quorum,
-    parameters, weights and calibration.
+    parameters, weights and calibration. With ``by_endpoint`` a running endpoint decided, which tells its members and
+    strategies alone. ``accept_missing`` may be given later: then it is noted for good, and the run stays the same one.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -33,6 +38,7 @@ class BatchManifest(BaseModel):
     ensemble: str
     rules_digest: str
     members: tuple[MemberFacts, ...]
+    by_endpoint: bool = False
     stop_early: bool
     accept_missing: bool
     columns: tuple[str, ...]
@@ -46,7 +52,8 @@ class BatchManifest(BaseModel):
     @property
     def run_id(self) -> str:
         """Name the run, the same one wherever it goes on."""
-        facts = self.model_dump_json(exclude={"members": {"__all__": {"checkpoint_digest", "num_parameters"}}})
+        not_at_hand = {"__all__": {"checkpoint_digest", "num_parameters"}}
+        facts = self.model_dump_json(exclude={"members": not_at_hand, "accept_missing": True})
         return hashlib.sha256(facts.encode()).hexdigest()[:16]
 
     def num_items_of(self, shard: int) -> int:
@@ -59,8 +66,8 @@ def save_batch_manifest(manifest: BatchManifest, location: Location) -> None:
     location.write(f"{manifest.model_dump_json(indent=2)}\n".encode())
 
 
-def check_same_batch(location: Location, wanted: BatchManifest, *, output: Location) -> None:
-    """Refuse to go on with a batch of other facts.
+def go_on_with(location: Location, wanted: BatchManifest, *, output: Location) -> None:
+    """Refuse to go on with a batch of other facts; missing votes that are accepted from now on are noted.
 
     Raises:
         ConfigError: they differ (it tells in what), or the stored manifest is none.
@@ -73,7 +80,7 @@ def check_same_batch(location: Location, wanted: BatchManifest, *, output: Locat
     differences = member_differences(stored.members, wanted.members)
     for name in sorted(set(BatchManifest.model_fields) - {"members"}):
         then, now = (_shown(getattr(one, name)) for one in (stored, wanted))
-        if getattr(stored, name) != getattr(wanted, name):
+        if getattr(stored, name) != getattr(wanted, name) and not (name == "accept_missing" and wanted.accept_missing):
             differences.append(f"{name} was {then} and is {now}")
     if differences:
         raise ConfigError(
@@ -81,6 +88,8 @@ def check_same_batch(location: Location, wanted: BatchManifest, *, output: Locat
             f"a batch of other facts was begun there: {'; '.join(differences)}",
             "give another OUTPUT, or what it was begun with",
         )
+    if stored.accept_missing != wanted.accept_missing:
+        save_batch_manifest(stored.model_copy(update={"accept_missing": True}), location)
 
 
 def _shown(value: object) -> str:

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import IO, Any
 
 from ensemble.batch.answers import Answer
-from ensemble.batch.manifest import BatchManifest, check_same_batch, save_batch_manifest
+from ensemble.batch.manifest import BatchManifest, go_on_with, save_batch_manifest
 from ensemble.batch.output import open_output
 from ensemble.errors import ConfigError
 from ensemble.files.location import Location
@@ -90,8 +90,16 @@ class ShardStore:
                 shutil.copyfileobj(rejects, stream)
 
     def stored_report(self) -> dict[str, Any]:
-        """Give the figures of a finished batch."""
-        return _read_figures(self.folder.child(REPORT_FILE))
+        """Give the figures of a finished batch.
+
+        Raises:
+            ConfigError: they are damaged, or somebody took them away.
+        """
+        report = self.folder.child(REPORT_FILE)
+        if not report.exists():
+            remedy = "put it back, or remove OUTPUT and give the command again: every item is asked anew"
+            raise ConfigError(str(report), "it is not there", remedy)
+        return _read_figures(report)
 
     def finish(self, *, on_answer: Callable[[Answer], object], write_report: Callable[[], dict[str, Any]]) -> None:
         """Write the output, every item once and in the input's order, then the report, and let the shards go.
@@ -99,15 +107,24 @@ class ShardStore:
         Raises:
             ConfigError: a shard is damaged, or of another run.
         """
+        try:
+            self._write_output(on_answer)
+        except ConfigError:
+            # Where nothing locks, another process may have come to the same end, and let the shards go.
+            if self.folder.child(_DONE_FILE).exists() and self.is_finished():
+                return
+            raise
+        self.folder.child(REPORT_FILE).write(f"{json.dumps(write_report(), indent=2)}\n".encode())
+        self.folder.child(_DONE_FILE).write(json.dumps({"sha256": _digest(self.output)}).encode())
+        self._shards.remove()
+
+    def _write_output(self, on_answer: Callable[[Answer], object]) -> None:
         with self.output.writing() as stream, open_output(stream, self.manifest) as write_rows:
             for shard in range(self.manifest.num_shards):
                 answers = self._read_shard(shard)
                 for answer in answers:
                     on_answer(answer)
                 write_rows([answer.row(self.manifest.columns) for answer in answers])
-        self.folder.child(REPORT_FILE).write(f"{json.dumps(write_report(), indent=2)}\n".encode())
-        self.folder.child(_DONE_FILE).write(json.dumps({"sha256": _digest(self.output)}).encode())
-        self._shards.remove()
 
     def _read_shard(self, shard: int) -> list[Answer]:
         location = self._shards.child(_shard_name(shard))
@@ -157,13 +174,14 @@ def open_batch(output: Location, manifest: BatchManifest) -> Iterator[ShardStore
         ConfigError: what lies there is of other facts, or another process works on it.
     """
     folder = folder_of(output)
-    folder.child(_SHARDS).make_folder()
+    folder.make_folder()
     with _locked(folder):
         described = folder.child(MANIFEST_FILE)
         if described.exists():
-            check_same_batch(described, manifest, output=output)
+            go_on_with(described, manifest, output=output)
         else:
             save_batch_manifest(manifest, described)
+        folder.child(_SHARDS).make_folder()
         if output.is_local:
             remove_partials(output.local_path)
         yield ShardStore(output=output, manifest=manifest)

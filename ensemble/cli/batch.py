@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from ensemble.router.config import EnsembleConfig
 
 EXIT_REJECTS = 3
-"""The output is whole, but lines of the input were rejected, or members declined items."""
+"""The output is whole, but lines of the input were rejected, or items have no answer."""
 MAX_TOLD = 5
 """Rejects told one by one; all of them are in the file."""
 
@@ -34,22 +34,28 @@ _PARAGRAPHS = (
     A row is {"id", "prompt", "choices"}, or {"id", "prompt"} for a text, then with any of max_tokens, temperature,
     top_p, seed and stop; other keys are ignored. Lines that cannot be used (no JSON, no id, an id that stood before,
     more than the spec's limits) go to OUTPUT.batch/rejects.jsonl with their numbers and reasons.""",
-    """OUTPUT has one row an item, in INPUT's order: id, answer (null when every member declines the item), degraded,
-    agreement, withheld, abstentions [{member, reason}]. --with-confidence adds margin and confidence, --with-ballots
-    adds ballots [{member, answer}]. Every member is waited for, since what an early stop leaves out depends on who came
+    """OUTPUT has one row an item, in INPUT's order: id, answer, degraded, agreement (not where a strategy of the
+    ensemble makes it of probabilities), withheld, abstentions [{member, reason}]. The answer is null where members
+    decline the item and too few are left, or the ensemble refuses it as it is; the abstentions say why, with no member
+    for the ensemble. --with-confidence adds margin and confidence, and agreement in any case, --with-ballots adds
+    ballots [{member, answer}]. Every member is waited for, since what an early stop leaves out depends on who came
     first: --stop-early saves their work, and then OUTPUT has id, answer and degraded alone, which it cannot change.
     """,
     """Without --endpoint and --address the spec is served on this machine meanwhile. --address serves it on a Ray
     cluster for as long as the batch takes ("auto" in a job of `ray job submit`); --endpoint asks one that runs
-    already.""",
+    already. It must have the spec's members and strategies, and tells no more of itself: its quorum, generation and
+    calibration should be the spec's, too. With either, checkpoints are compared by name and not by content.""",
     """A batch that was ended, even by kill -9 or the loss of a node, goes on when the same command is given again, and
     its OUTPUT has the same bytes as if nothing had happened: answers are kept in whole shards, each item once. Where a
     member fails or is late, the item is asked again for --patience seconds before the batch gives up; what was kept
-    stays. Completions drawn at random get a seed made of the id. The last digits of margin and confidence, and an
-    endpoint that learns from feedback, are outside of this promise.""",
+    stays. Where it always fails on an item, --accept-missing, which may be given later, too, takes the others' answer
+    after three tries, and none where nobody answers for --patience seconds. Completions drawn at random get a seed made
+    of the id. Outside of this promise are the last digits of what is made of probabilities (margin, confidence, such an
+    agreement), which depend on what shares a forward pass; what they tip where it is nearly level: an answer near a
+    tie, withheld near its threshold, a word of a completion; and an endpoint that learns from feedback.""",
     """At the end the figures are shown, and written as OUTPUT.batch/report.json: agreement, abstentions, cost,
-    throughput. Exit codes: 0 done, 3 done but lines were rejected or items declined, 1 the system failed, 2 the input
-    or the spec is at fault.""",
+    throughput. Exit codes: 0 done, 3 done but lines were rejected or items have no answer, 1 the system failed, 2 the
+    input or the spec is at fault.""",
 )
 BATCH_HELP = "\n\n".join(" ".join(paragraph.split()) for paragraph in _PARAGRAPHS)
 
@@ -84,7 +90,7 @@ def batch(  # noqa: PLR0913 - a command's options are its arguments
     ] = False,
     accept_missing: Annotated[
         bool,
-        typer.Option("--accept-missing", help="After three tries, take answers that a failing member is missing from."),
+        typer.Option("--accept-missing", help="Take answers that a failing member is missing from."),
     ] = False,
     with_confidence: Annotated[bool, typer.Option("--with-confidence", help="Write margin and confidence.")] = False,
     with_ballots: Annotated[bool, typer.Option("--with-ballots", help="Write every member's answer.")] = False,
@@ -107,7 +113,12 @@ def batch(  # noqa: PLR0913 - a command's options are its arguments
     options = BatchOptions(
         endpoint=endpoint, address=address, stop_early=stop_early, timeout_s=timeout_s, schedule=schedule
     )
-    columns = columns_of(stop_early=stop_early, with_confidence=with_confidence, with_ballots=with_ballots)
+    columns = columns_of(
+        {chosen.classify_strategy, chosen.generate_strategy},
+        stop_early=stop_early,
+        with_confidence=with_confidence,
+        with_ballots=with_ballots,
+    )
     _check_options(options, chosen, adds_columns=with_confidence or with_ballots)
     _check_concurrency(concurrency, checked)
     output, source = Location.of(output_url), ItemSource(Location.of(input_url), checked.limits)
@@ -193,6 +204,7 @@ def _build_manifest(
         ensemble=ensemble.name,
         rules_digest=_digest_rules(spec, ensemble, {member.name: member.weight for member in members}),
         members=tuple(member_facts(member, is_local=is_local) for member in members),
+        by_endpoint=bool(options.endpoint),
         stop_early=options.stop_early,
         accept_missing=options.schedule.accept_missing,
         columns=layout.columns,

@@ -13,6 +13,7 @@ from ensemble.batch.run_batch import Asker, Schedule
 from ensemble.cli.evaluation_run import check_members
 from ensemble.cli.options import endpoint_tls
 from ensemble.config import Spec
+from ensemble.errors import ConfigError
 from ensemble.generation import GenerationParameters
 from ensemble.router.config import EnsembleConfig
 from ensemble.router.request import ParameterOverrides, QuorumOverrides, VoteOptions
@@ -59,6 +60,7 @@ class EndpointAsker:
     async def __aenter__(self) -> Self:
         try:
             await check_members(self._client, self._spec, self._ensemble)
+            await _check_strategies(self._client, self._ensemble)
         except BaseException:
             await self._client.close()
             raise
@@ -76,3 +78,16 @@ class EndpointAsker:
             return await self._client.classify(item.prompt, item.choices, ensemble=name, options=vote)
         parameters = parameters_of(item, self._ensemble)
         return await self._client.generate(item.prompt, ensemble=name, parameters=parameters, options=vote)
+
+
+async def _check_strategies(client: AsyncEnsembleClient, ensemble: EnsembleConfig) -> None:
+    """Refuse an endpoint that decides by other strategies; of quorum, parameters and calibration it tells nothing."""
+    summary = (await client.get_ensemble(ensemble.name)).ensemble
+    served = (summary.classify_strategy, summary.generate_strategy)
+    wanted = (ensemble.classify_strategy, ensemble.generate_strategy)
+    if served != wanted:
+        raise ConfigError(
+            "--endpoint",
+            f"its ensemble {ensemble.name!r} decides by {' and '.join(served)}, the spec's by {' and '.join(wanted)}",
+            "serve this spec there, or leave --endpoint out",
+        )

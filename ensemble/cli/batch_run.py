@@ -16,6 +16,7 @@ from ensemble.batch.run_batch import run_batch
 from ensemble.batch.shard_store import ShardStore
 from ensemble.cli.batch_askers import BatchOptions, EndpointAsker, OpenAsker
 from ensemble.cli.item_progress import show_progress
+from ensemble.cli.one_ensemble import spec_of_one
 from ensemble.cli.serve import private_temp_dir, running
 from ensemble.config import Spec
 from ensemble.errors import ConfigError
@@ -52,15 +53,8 @@ def own_spec(spec: Spec, ensemble: EnsembleConfig, store: ShardStore) -> Spec:
     would move weights while the batch is under way.
     """
     digest = hashlib.sha256(f"{store.manifest.run_id}\n{store.output}".encode()).hexdigest()
-    needed = {*ensemble.members, *ensemble.assistants.model_dump(exclude_none=True).values()}
-    return spec.model_copy(
-        update={
-            "name": f"batch-{digest[:16]}",
-            "members": tuple(member for member in spec.members if member.name in needed),
-            "ensembles": (ensemble.model_copy(update={"feedback": None}),),
-            "router": spec.router.model_copy(update={"host": "", "port": 0, "tls": None}),
-        }
-    )
+    served = spec_of_one(spec, ensemble.model_copy(update={"feedback": None}), host="", port=0)
+    return served.model_copy(update={"name": f"batch-{digest[:16]}"})
 
 
 @contextmanager

@@ -21,7 +21,7 @@ def show_batch_report(report: dict[str, Any], console: Console) -> None:
         style="bold",
     )
     for key, story in (
-        ("num_unanswered", "without an answer, since every member declined"),
+        ("num_unanswered", "without an answer; their abstentions say why"),
         ("num_withheld", "withheld, since their confidence is too low"),
         ("num_degraded", "with too little of the panel behind them"),
     ):

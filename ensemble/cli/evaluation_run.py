@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from ensemble.cli.item_progress import show_progress
+from ensemble.cli.one_ensemble import spec_of_one
 from ensemble.cli.options import endpoint_tls
 from ensemble.cli.serve import private_temp_dir, running
 from ensemble.config import Spec
@@ -74,14 +75,7 @@ def private_spec(spec: Spec, ensemble: EnsembleConfig) -> Spec:
         generation=ensemble.generation,
         quorum=QuorumConfig(min_weight=0.0, stop_early=False),
     )
-    own = {"host": "127.0.0.1", "port": _free_port(), "replicas": 1, "tls": None}
-    return spec.model_copy(
-        update={
-            "members": tuple(member for member in spec.members if member.name in ensemble.members),
-            "ensembles": (bare,),
-            "router": spec.router.model_copy(update=own),
-        }
-    )
+    return spec_of_one(spec, bare, host="127.0.0.1", port=_free_port())
 
 
 def gather_votes(

@@ -11,7 +11,7 @@ from ensemble.router.ballots import LEAST_S
 from ensemble.router.ports import MemberClient, VotingClient
 from ensemble.router.running_vote import RunningVote
 from ensemble.router.second_round import Inquiry, gather_evidence
-from ensemble.voting.ballot import Abstention
+from ensemble.voting.ballot import OF_THE_WORLD, Abstention
 from ensemble.voting.decision import DecidedBy, Decision
 from ensemble.voting.record import VoteRecord
 from ensemble.voting.strategy import Question, SecondRound
@@ -91,7 +91,9 @@ def no_quorum(vote: RunningVote) -> QuorumError:
     """Say why an ensemble gives no answer."""
     election = vote.election
     reason_by_member = {one.member: one.reason for one in vote.counted if isinstance(one, Abstention)}
-    silent = (voter.member for voter in election.question.panel if voter.member in reason_by_member)
+    silent = [voter.member for voter in election.question.panel if voter.member in reason_by_member]
+    # A long text loses its middle on the way, and whoever reads it must know whether asking again may help.
+    silent.sort(key=lambda member: reason_by_member[member] not in OF_THE_WORLD)
     reasons = ", ".join(f"{member}: {reason_by_member[member]}" for member in silent)
     wanted = election.question.quorum
     reasons = reasons or f"the quorum is {wanted.min_weight:g} of the weight and {wanted.min_families} families"

@@ -11,6 +11,7 @@ from ensemble.errors import InvalidRequestError, UnknownNameError
 from ensemble.router.config import MAX_SEED, MAX_STOPS, LimitsConfig
 from ensemble.router.request import ParameterOverrides, QuorumOverrides
 
+_TOO_LONG = 2**63
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
 EnsembleT = TypeVar("EnsembleT")
@@ -97,7 +98,13 @@ def check_range(field: str, value: float | None, lowest: float, highest: float) 
     """Raise InvalidRequestError unless ``value`` is None or a number from ``lowest`` to ``highest``; NaN is none."""
     if value is not None and not lowest <= value <= highest:
         low = "above 0" if 0.0 < lowest < 1e-300 else f"from {lowest:g}"
-        raise InvalidRequestError(field, f"it is {value:g}", f"send a number {low} to {highest:g}")
+        raise InvalidRequestError(field, f"it is {_told(value)}", f"send a number {low} to {highest:g}")
+
+
+def _told(value: float) -> str:
+    if isinstance(value, int) and abs(value) >= _TOO_LONG:
+        return f"an integer of {value.bit_length()} bits"  # more may be no float, nor be written in digits
+    return f"{value:g}"
 
 
 def default_ensemble(names: Sequence[str]) -> str:

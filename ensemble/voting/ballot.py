@@ -29,6 +29,10 @@ class AbstentionReason(StrEnum):
     """The vote was decided before this member answered."""
 
 
+OF_THE_WORLD = frozenset({AbstentionReason.ERROR, AbstentionReason.DEADLINE})
+"""Silence that another try may end; a refusal or an unreadable text would come again."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ballot:
     """One member's vote.

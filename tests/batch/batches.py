@@ -59,7 +59,7 @@ def build_manifest(num_items: int, *, shard_items: int = 4, **changes: object) -
         "members": tuple(MemberFacts(name=name, family=name, fingerprint="f") for name in MEMBERS),
         "stop_early": False,
         "accept_missing": False,
-        "columns": columns_of(stop_early=False, with_confidence=False, with_ballots=False),
+        "columns": columns_of((), stop_early=False, with_confidence=False, with_ballots=False),
         "output_format": "jsonl",
         **changes,
     }

@@ -60,6 +60,11 @@ def test_questions_and_prompts_are_read_with_the_options_that_they_bring(tmp_pat
         ('{"id": "x", "prompt": "x", "choices": ["a", " a"]}', "choices[1]: it equals choices[0]"),
         ('{"id": "x", "prompt": "x", "max_tokens": 101}', "parameters.max_tokens: it is 101"),
         (
+            f'{{"id": "x", "prompt": "x", "max_tokens": 1{"0" * 400}}}',
+            "parameters.max_tokens: it is an integer of 1329 bits",
+        ),
+        (f'{{"id": "x", "prompt": "x", "seed": -1{"0" * 4_000}}}', "parameters.seed: it is an integer of 13288 bits"),
+        (
             '{"id": "x", "prompt": "x", "choices": ["a", "b"], "seed": 1}',
             "it has choices and generation parameters; parameters are for prompts without choices",
         ),
@@ -100,6 +105,15 @@ def test_parquet_says_the_same_as_json_lines(tmp_path: Path) -> None:
         Reject(line=3, reason="its id '2' stands on line 2 already"),
         Reject(line=4, reason="it has no id"),
     ]
+
+
+def test_parquet_columns_that_are_not_asked_for_are_left_alone_whatever_they_hold(tmp_path: Path) -> None:
+    no_text = pa.Array.from_buffers(pa.string(), 1, [None, pa.py_buffer(b"\0\0\0\0\2\0\0\0"), pa.py_buffer(b"\xff\xfe")])
+    nested = pa.array([{"prompt": "another"}])
+    table = pa.table({"note": no_text, "id": ["1"], "prompt": ["Red?"], "origin": nested})
+    parquet.write_table(table, tmp_path / "in.parquet")
+
+    assert list(source_of(tmp_path / "in.parquet").read()) == [BatchItem(item_id="1", prompt="Red?")]
 
 
 def test_packed_lines_are_unpacked(tmp_path: Path) -> None:

@@ -20,9 +20,12 @@ from ensemble.errors import (
     EnsembleError,
     InvalidRequestError,
     MemberRefusedError,
+    MemberTimeoutError,
     MemberUnavailableError,
+    MessageTooLargeError,
     OverloadedError,
     QuorumError,
+    UnknownNameError,
 )
 from ensemble.voting.ballot import AbstentionReason
 from ensemble.voting.decision import Decision
@@ -52,7 +55,7 @@ class FakeTime:
 class FakeAsker:
     """Fails on some items, in the given ways one after another, and then decides."""
 
-    outcomes: dict[str, list[EnsembleError | Decision]] = field(default_factory=dict)
+    outcomes: dict[str, list[EnsembleError | Decision | asyncio.CancelledError]] = field(default_factory=dict)
     asked: Counter[str] = field(default_factory=Counter)
     num_running: int = 0
     most_running: int = 0
@@ -65,7 +68,7 @@ class FakeAsker:
         self.num_running -= 1
         outcomes = self.outcomes.get(item.item_id, [])
         outcome = outcomes.pop(0) if outcomes else build_decision()
-        if isinstance(outcome, EnsembleError):
+        if not isinstance(outcome, Decision):
             raise outcome
         return outcome
 
@@ -81,6 +84,22 @@ class StuckAsker:
         self.shards.add(shard)
         if place == 0:
             await asyncio.Event().wait()
+        return build_decision()
+
+
+@dataclass(slots=True, kw_only=True)
+class PatientAsker:
+    """Answers when so many items are under way together."""
+
+    wanted: int
+    num_running: int = 0
+    is_full: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def ask(self, _item: BatchItem) -> Decision:
+        self.num_running += 1
+        if self.num_running == self.wanted:
+            self.is_full.set()
+        await self.is_full.wait()
         return build_decision()
 
 
@@ -199,11 +218,30 @@ async def test_a_fault_that_outlasts_the_patience_ends_the_batch_and_whole_shard
     assert 10 < asker.asked["q11"] < 40
 
 
-async def test_an_error_that_asking_again_cannot_mend_ends_the_batch_at_once(tmp_path: Path) -> None:
-    refusal = InvalidRequestError("choices", "there are 9", "send at most 8")
-    asker = FakeAsker({"q2": [refusal]})
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        InvalidRequestError("choices", "there are 9", "send at most 8"),
+        InvalidRequestError("options.panel", "27 different texts are more than 26", "ask fewer members"),
+        MessageTooLargeError("request", "it is too large", "send less"),
+    ],
+)
+async def test_an_item_that_the_ensemble_refuses_has_no_answer_and_the_reason(
+    tmp_path: Path, refusal: InvalidRequestError
+) -> None:
+    store, asker = build_store(tmp_path, build_manifest(5)), FakeAsker({"q2": [refusal]})
 
-    with pytest.raises(InvalidRequestError, match="there are 9"):
+    await run(store, asker)
+
+    assert asker.asked["q2"] == 1
+    (row,) = [row for item_id, row in rows(store).items() if item_id == "q2"]
+    assert (row["answer"], row["abstentions"]) == (None, [{"member": "", "reason": str(refusal)}])
+
+
+async def test_an_error_that_asking_again_cannot_mend_ends_the_batch_at_once(tmp_path: Path) -> None:
+    asker = FakeAsker({"q2": [UnknownNameError("ensemble", "there is no 'x'", "use another")]})
+
+    with pytest.raises(UnknownNameError, match="there is no 'x'"):
         await run(build_store(tmp_path, build_manifest(5)), asker)
 
     assert asker.asked["q2"] == 1
@@ -216,6 +254,68 @@ async def test_missing_votes_are_accepted_after_some_tries_where_that_is_wanted(
 
     assert asker.asked["q2"] == ATTEMPTS_BEFORE_MISSING
     assert rows(store)["q2"]["answer"] == "blue"
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [
+        QuorumError("default", 0, 2, "a: error, b: refusal"),
+        MemberTimeoutError("judge", "it took too long"),
+    ],
+)
+async def test_an_item_that_nobody_can_answer_is_left_out_after_the_patience_where_that_is_wanted(
+    tmp_path: Path, failure: EnsembleError
+) -> None:
+    store, asker = build_store(tmp_path, build_manifest(5)), FakeAsker({"q2": [failure] * 1_000})
+
+    await run(store, asker, accept_missing=True)
+
+    found = rows(store)
+    assert [row["answer"] for row in found.values()] == ["red", "red", None, "red", "red"]
+    assert found["q2"]["abstentions"] == (
+        [{"member": "a", "reason": "error"}, {"member": "b", "reason": "refusal"}]
+        if isinstance(failure, QuorumError)
+        else [{"member": "judge", "reason": "deadline"}]
+    )
+
+
+async def test_an_endpoint_that_is_gone_ends_the_batch_whatever_may_be_missing(tmp_path: Path) -> None:
+    asker = FakeAsker({"q2": [EndpointError("here:1", "UNAVAILABLE", "gone")] * 1_000})
+
+    with pytest.raises(EndpointError, match="gone"):
+        await run(build_store(tmp_path, build_manifest(5)), asker, accept_missing=True)
+
+
+@pytest.mark.parametrize("concurrency", [1, 3])
+async def test_a_call_that_nobody_cut_off_loses_no_item(tmp_path: Path, concurrency: int) -> None:
+    store, asker = build_store(tmp_path, build_manifest(10)), FakeAsker({"q3": [asyncio.CancelledError()] * 2})
+
+    async with asyncio.timeout(LONG_S):
+        await run(store, asker, concurrency=concurrency)
+
+    assert asker.asked["q3"] == 3
+    assert list(rows(store)) == [f"q{n}" for n in range(10)]
+
+
+async def test_a_batch_that_is_ended_ends_at_once(tmp_path: Path) -> None:
+    running = asyncio.create_task(run(build_store(tmp_path, build_manifest(8)), StuckAsker()))
+    await asyncio.sleep(0.1)
+    running.cancel()
+
+    async with asyncio.timeout(LONG_S):
+        with pytest.raises(asyncio.CancelledError):
+            await running
+
+
+async def test_small_shards_do_not_keep_items_from_being_asked_together(tmp_path: Path) -> None:
+    concurrency = 4 * MAX_OPEN_SHARDS
+    store, asker = build_store(tmp_path, build_manifest(concurrency, shard_items=1)), PatientAsker(wanted=concurrency)
+    shards = ((item,) for item in build_items(concurrency))
+
+    async with asyncio.timeout(LONG_S):
+        await run_batch(shards, store, asker, schedule=Schedule(concurrency=concurrency, patience_s=PATIENCE_S))
+
+    assert len(store.stored()) == concurrency
 
 
 async def test_stuck_items_do_not_let_open_shards_pile_up(tmp_path: Path) -> None:

@@ -43,7 +43,7 @@ def test_the_output_has_every_item_once_and_in_order_whatever_order_the_shards_c
 
 
 def test_parquet_has_the_same_rows_and_the_same_bytes_each_time(tmp_path: Path) -> None:
-    columns = columns_of(stop_early=False, with_confidence=True, with_ballots=True)
+    columns = columns_of((), stop_early=False, with_confidence=True, with_ballots=True)
     manifest = build_manifest(5, output_format="parquet", columns=columns)
     stores = [build_store(tmp_path, manifest, name=f"{name}.parquet") for name in ("one", "two")]
     for store, order in zip(stores, ([0, 1], [1, 0]), strict=True):
@@ -185,3 +185,56 @@ def test_a_store_elsewhere_is_written_as_a_disk_is(tmp_path: Path) -> None:
 
     assert far.read() == (tmp_path / "out.jsonl").read_bytes()
     assert far.filesystem.ls("/batches", detail=False) == ["/batches/out.jsonl", "/batches/out.jsonl.batch"]
+
+
+def test_missing_votes_may_be_accepted_later_and_then_stay_accepted(tmp_path: Path) -> None:
+    output = Location.of(str(tmp_path / "out.jsonl"))
+    with open_batch(output, build_manifest(8)) as store:
+        write_all(store, [0])
+
+    with open_batch(output, build_manifest(8, accept_missing=True)) as store:
+        write_all(store, [1])
+        assert finish(store) == [f"q{n}" for n in range(8)]
+    with (
+        pytest.raises(ConfigError, match="accept_missing was True and is False"),
+        open_batch(output, build_manifest(8)),
+    ):
+        pass
+
+
+def test_two_processes_that_nothing_keeps_apart_both_end_well() -> None:
+    far = Location.of("memory://twice/out.jsonl")
+    with open_batch(far, build_manifest(6)) as one, open_batch(far, build_manifest(6)) as other:
+        write_all(one, [0, 1])
+        assert not other.is_finished()
+        finish(one)
+
+        finish(other)
+
+        assert other.is_finished()
+        assert other.stored_report() == {"seen": 6}
+
+
+def test_a_refused_command_leaves_a_finished_batch_as_it_was(tmp_path: Path) -> None:
+    output = Location.of(str(tmp_path / "out.jsonl"))
+    with open_batch(output, build_manifest(4)) as store:
+        write_all(store, [0])
+        finish(store)
+    files = sorted((tmp_path / "out.jsonl.batch").iterdir())
+
+    with pytest.raises(ConfigError, match="num_items was 4 and is 5"), open_batch(output, build_manifest(5)):
+        pass
+
+    assert sorted((tmp_path / "out.jsonl.batch").iterdir()) == files
+
+
+def test_a_report_that_was_taken_away_is_told_with_what_brings_it_back(tmp_path: Path) -> None:
+    store = build_store(tmp_path, build_manifest(4))
+    write_all(store, [0])
+    finish(store)
+    (tmp_path / "out.jsonl.batch" / "report.json").unlink()
+
+    with pytest.raises(ConfigError, match=r"report\.json: it is not there; put it back, or remove OUTPUT"):
+        store.stored_report()
+    (tmp_path / "out.jsonl").unlink()
+    assert not store.is_finished()
