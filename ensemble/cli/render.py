@@ -20,7 +20,7 @@ def _targets() -> None:
 
 
 @render.command()
-def k8s(
+def k8s(  # noqa: PLR0913 - a command's options are its arguments
     spec: SpecPath,
     *,
     out: Annotated[Path, typer.Option(help="The overlay's folder; files of an earlier rendering are replaced.")],
@@ -33,6 +33,10 @@ def k8s(
     gpu_memory_gib: Annotated[
         float, typer.Option(min=0.0, help="Memory of each of the nodes' GPUs; left out, shares are not checked.")
     ] = 0.0,
+    production: Annotated[
+        bool,
+        typer.Option("--production", help="With Redis for the head's state, Ray's token, and a route from a gateway."),
+    ] = False,
 ) -> None:
     """Write a kustomize overlay that runs a spec: as many workers as it has routers, each with room for its replicas.
 
@@ -42,11 +46,13 @@ def k8s(
 
     Apply it with `kubectl apply -k DIR`. A spec that could not run there is refused, with 2 as the exit code.
     """
-    from ensemble.manifests.overlay import build_overlay, with_heading  # noqa: PLC0415 - `--help` need not load YAML
+    # `--help` need not load YAML.
+    from ensemble.manifests.overlay import Surroundings, build_overlay, with_heading  # noqa: PLC0415
 
     if not (base / "kustomization.yaml").is_file():
         raise ConfigError(f"--base {base}", "there is no kustomization.yaml", "give the folder k8s/base")
-    overlay = build_overlay(spec, out, base=base, image=image, models=models, gpu_memory_gib=gpu_memory_gib)
+    around = Surroundings(image=image, models=models, gpu_memory_gib=gpu_memory_gib, in_production=production)
+    overlay = build_overlay(spec, out, base=base, around=around)
     overlay = with_heading(overlay, f"Written by `ensemble render k8s {spec.name}`: render again rather than edit.")
     with disk_watched(out):
         out.mkdir(parents=True, exist_ok=True)

@@ -40,9 +40,14 @@ def check_fitness(spec: Spec, folder: Path) -> None:
     _check_files(spec, folder)
 
 
-def models_needed(spec: Spec) -> bool:
-    """Say whether a member's checkpoint lies on the volume of models."""
-    return any(is_below(one, MODELS) for member in spec.members for one in _references_of(member).values())
+def models_named(spec: Spec) -> dict[str, str]:
+    """Give all that lies on the volume of models, by the field that names it."""
+    return {
+        f"members[{index}].{field}": reference
+        for index, member in enumerate(spec.members)
+        for field, reference in _references_of(member).items()
+        if is_below(reference, MODELS)
+    }
 
 
 def state_needed(spec: Spec) -> bool:

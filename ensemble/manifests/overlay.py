@@ -13,7 +13,8 @@ import yaml
 
 from ensemble.config import Spec
 from ensemble.errors import ConfigError
-from ensemble.manifests.fitness import check_fitness, models_needed, state_needed
+from ensemble.manifests.digests import read_digests
+from ensemble.manifests.fitness import check_fitness, models_named, state_needed
 from ensemble.manifests.sizing import WorkerSize, size_workers
 from ensemble.spec_file import load_calibrations, load_spec
 
@@ -27,6 +28,27 @@ _TARGET = {"kind": "RayService", "name": "ensemble"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Surroundings:
+    """What a spec meets in the cluster that it is rendered for.
+
+    ``image`` is what runs, by tag or digest; empty leaves the manifests' own. ``models`` has the lines of sha256sum
+    about the files on the volume of models; in a copy of it, checkpoints are measured there. ``gpu_memory_gib`` is the
+    memory of each GPU of the workers' nodes; 0 leaves the members' shares unchecked. ``in_production`` there is a
+    store for the head's state, a token of Ray's, and a gateway.
+    """
+
+    image: str = ""
+    models: Path | None = None
+    gpu_memory_gib: float = 0.0
+    in_production: bool = False
+
+    @property
+    def volume(self) -> Path | None:
+        """Say where a copy of the volume of models may be."""
+        return self.models.parent if self.models else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Overlay:
     """The files of an overlay, by name, and the size that they ask for."""
 
@@ -34,25 +56,8 @@ class Overlay:
     size: WorkerSize
 
 
-def build_overlay(
-    spec_path: Path,
-    out: Path,
-    *,
-    base: Path,
-    image: str = "",
-    models: Path | None = None,
-    gpu_memory_gib: float = 0.0,
-) -> Overlay:
-    """Make the overlay of a spec for the folder ``out``; nothing is written.
-
-    Args:
-        spec_path: the spec.
-        out: where the overlay will lie.
-        base: the folder k8s/base.
-        image: the image to run, by tag or digest; empty leaves the base's.
-        models: the lines of sha256sum about the files on the volume of models; in a copy of it, checkpoints are
-            measured there.
-        gpu_memory_gib: the memory of each GPU of the workers' nodes; 0 leaves the members' shares unchecked.
+def build_overlay(spec_path: Path, out: Path, *, base: Path, around: Surroundings) -> Overlay:
+    """Make the overlay of a spec for the folder ``out``, from the folder k8s/base; nothing is written.
 
     Raises:
         ConfigError: the spec cannot run in the base's pods, or the base is for another Ray.
@@ -69,12 +74,14 @@ def build_overlay(
     if (size_bytes := sum(map(len, files.values()))) > LARGEST_MAP_BYTES:
         problem = f"spec and calibrations have {size_bytes:,} bytes, and a ConfigMap holds {LARGEST_MAP_BYTES:,}"
         raise ConfigError(str(spec_path), problem, "calibrate fewer ensembles in one spec")
-    size = size_workers(spec, volume=models.parent if models else None, gpu_memory_gib=gpu_memory_gib)
-    kustomization = _kustomization(spec, size, os.path.relpath(base.resolve(), out.resolve()), [*files])
-    if image:
-        kustomization["images"] = [{"name": "ensemble-serving", **_parse_image(image)}]
-    if models_needed(spec):
-        files["models.sha256"] = _read_models(models)
+    size = size_workers(spec, volume=around.volume, gpu_memory_gib=around.gpu_memory_gib)
+    parts = _parts_of(spec, size, around)
+    kustomization = _kustomization(os.path.relpath(base.resolve(), out.resolve()), parts, [*files], size=size)
+    if around.image or around.in_production:
+        image = _parse_image(around.image, must_be_digest=around.in_production)
+        kustomization["images"] = [{"name": "ensemble-serving", **image}]
+    if named := models_named(spec):
+        files["models.sha256"] = read_digests(around.models, named)
         kustomization["configMapGenerator"].append({"name": "ensemble-models", "files": ["models.sha256"]})
     files["workers.yaml"] = _dump(_worker_patch(size))
     files["serve-config.yaml"] = _dump(_serve_config(spec))
@@ -89,20 +96,25 @@ def with_heading(overlay: Overlay, heading: str) -> Overlay:
     return replace(overlay, content_by_name={**files, "kustomization.yaml": commented})
 
 
-def _kustomization(spec: Spec, size: WorkerSize, base: str, in_map: list[str]) -> dict[str, Any]:
-    beside = os.path.normpath(f"{base}/../components")
+def _parts_of(spec: Spec, size: WorkerSize, around: Surroundings) -> list[str]:
     wanted = {
         "gpu": size.gpus > 0,
-        "models": models_needed(spec),
+        "models": bool(models_named(spec)),
         "state": state_needed(spec),
         "tls": spec.router.tls is not None,
+        "production": around.in_production,
     }
+    return [name for name, is_wanted in wanted.items() if is_wanted]
+
+
+def _kustomization(base: str, parts: list[str], in_map: list[str], *, size: WorkerSize) -> dict[str, Any]:
+    beside = os.path.normpath(f"{base}/../components")
     return {
         "apiVersion": "kustomize.config.k8s.io/v1beta1",
         "kind": "Kustomization",
         "namespace": "ensemble",
         "resources": [base],
-        "components": [f"{beside}/{name}" for name, is_wanted in wanted.items() if is_wanted],
+        "components": [f"{beside}/{name}" for name in parts],
         "configMapGenerator": [
             {"name": "ensemble-spec", "behavior": "replace", "files": in_map},
             {
@@ -122,7 +134,7 @@ def _kustomization(spec: Spec, size: WorkerSize, base: str, in_map: list[str]) -
                 "targets": [{"select": dict(_TARGET), "fieldPaths": ["spec.serveConfigV2"]}],
             }
         ],
-        "patches": [{"target": dict(_TARGET), "path": "workers.yaml"}],
+        "patches": [{"target": dict(_TARGET), "path": "workers.yaml"}, _budget_patch(size)],
     }
 
 
@@ -140,6 +152,12 @@ def _worker_patch(size: WorkerSize) -> list[dict[str, Any]]:
     if size.gpus:
         values["rayStartParams/num-gpus"] = str(size.gpus)
     return [{"op": "add", "path": f"{_WORKERS}/{path}", "value": value} for path, value in values.items()]
+
+
+def _budget_patch(size: WorkerSize) -> dict[str, Any]:
+    change = {"op": "replace", "path": "/spec/minAvailable", "value": size.workers - 1}
+    target = {"kind": "PodDisruptionBudget", "name": "ensemble-workers"}
+    return {"target": target, "patch": _dump([change]).decode()}
 
 
 def _serve_config(spec: Spec) -> dict[str, Any]:
@@ -165,8 +183,11 @@ def _check_ray_version(base: Path) -> None:
         )
 
 
-def _parse_image(image: str) -> dict[str, str]:
+def _parse_image(image: str, *, must_be_digest: bool) -> dict[str, str]:
     found = _IMAGE.fullmatch(image)
+    if must_be_digest and not (found and found["digest"]):
+        problem = f"{image!r} has no digest, and production runs what was chosen once"
+        raise ConfigError("--image", problem, "give NAME@sha256:DIGEST, as the registry said when it was pushed")
     if not found or not (found["tag"] or found["digest"]):
         raise ConfigError("--image", f"{image!r} names no image", "give NAME:TAG, or NAME@sha256:DIGEST")
     if found["digest"]:
@@ -174,20 +195,6 @@ def _parse_image(image: str) -> dict[str, str]:
     if found["tag"] == "latest":
         raise ConfigError("--image", "latest is another image tomorrow", "give a version's tag, or a digest")
     return {"newName": found["name"], "newTag": found["tag"]}
-
-
-def _read_models(path: Path | None) -> bytes:
-    if path is None:
-        problem = "checkpoints lie on the volume of models, and nothing says what they must be"
-        raise ConfigError("--models", problem, "give the file of `sha256sum */* > models.sha256` in the volume")
-    content = _read(path)
-    for number, line in enumerate(content.decode(errors="replace").splitlines(), start=1):
-        if not re.fullmatch(r"[0-9a-f]{64} [ *][^/\s].*", line):
-            problem = f"line {number} is none of sha256sum's about a file in the volume"
-            raise ConfigError(f"--models {path}", problem, "write it with `sha256sum */*` in the volume's root")
-    if not content.strip():
-        raise ConfigError(f"--models {path}", "it is empty", "write it with `sha256sum */*` in the volume's root")
-    return content
 
 
 def _read(path: Path) -> bytes:
