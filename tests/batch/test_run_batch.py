@@ -8,8 +8,10 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
+from google.rpc.error_details_pb2 import ErrorInfo
 
 from ensemble.batch.answers import Answer
 from ensemble.batch.items import BatchItem
@@ -27,6 +29,7 @@ from ensemble.errors import (
     QuorumError,
     UnknownNameError,
 )
+from ensemble.rpc.status import status_from_error
 from ensemble.voting.ballot import AbstentionReason
 from ensemble.voting.decision import Decision
 from tests.batch.batches import build_decision, build_items, build_manifest, build_store
@@ -132,7 +135,7 @@ async def run(
     return len(heard)
 
 
-def rows(store: ShardStore) -> dict[str, dict[str, object]]:
+def rows(store: ShardStore) -> dict[str, dict[str, Any]]:
     answers: list[Answer] = []
     store.finish(on_answer=answers.append, write_report=dict)
     return {str(answer.columns["id"]): dict(answer.columns) for answer in answers}
@@ -206,6 +209,28 @@ async def test_an_item_that_everybody_declines_has_no_answer_and_holds_nothing_u
 
     assert asker.asked["q2"] == 1
     assert rows(store)["q2"]["answer"] is None
+
+
+@pytest.mark.parametrize(("first", "num_asked"), [("refusal", 1), ("error", 2)])
+async def test_reasons_that_lost_their_middle_on_the_way_are_understood(
+    tmp_path: Path, first: str, num_asked: int
+) -> None:
+    told = ", ".join(f"member-{n}: {'refusal' if n else first}" for n in range(60))
+    answer = status_from_error(QuorumError("default", 0, 60, told))
+    (info,) = (detail for detail in answer.details if detail.Is(ErrorInfo.DESCRIPTOR))
+    facts = ErrorInfo.FromString(info.value).metadata
+    assert len(facts["reasons"]) < len(told)
+    store = build_store(tmp_path, build_manifest(5))
+    asker = FakeAsker({"q2": [QuorumError("default", 0, 60, facts["reasons"])]})
+
+    await run(store, asker)
+
+    assert asker.asked["q2"] == num_asked
+    row = rows(store)["q2"]
+    assert row["answer"] == (None if num_asked == 1 else "red")
+    if num_asked == 1:
+        assert row["abstentions"][0] == {"member": "member-0", "reason": "refusal"}
+        assert {one["member"] for one in row["abstentions"]} < {f"member-{n}" for n in range(60)}
 
 
 async def test_a_fault_that_outlasts_the_patience_ends_the_batch_and_whole_shards_stay(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ members:
   - {name: a, family: family-a, engine: {type: echo}}
   - {name: b, family: family-b, engine: {type: echo, seed: 1}}
   - {name: c, family: family-c, engine: {type: echo, seed: 2}}
-ensembles: [{name: default, members: [a, b, c]}]
+ensembles: [{name: default, members: [a, b, c], generate_strategy: majority}]
 """
 CHOICES = ["red", "green", "blue"]
 
@@ -160,6 +160,11 @@ def test_an_early_stop_leaves_the_columns_that_it_cannot_change(endpoint: str, t
             SPEC.replace("members: [a, b, c]", "members: [a, b, c], asking: {policy: cascade, stages: [[a, b], [c]]}"),
             ("--stop-early",),
             "--stop-early: default stops at a risk or in stages",
+        ),
+        (
+            SPEC.replace("generate_strategy: majority", "classify_strategy: log_pool"),
+            (),
+            "its ensemble 'default' decides by weighted_vote and majority, the spec's by log_pool and mbr",
         ),
         (SPEC.replace("family-c", "other"), (), "its ensemble 'default' has a (family-a), b (family-b), c (family-c)"),
         (

@@ -163,6 +163,18 @@ async def test_nobody_answering_is_an_error_that_names_everyones_reason() -> Non
     assert system.observer.failures == [("default", "QuorumError")]
 
 
+async def test_faults_come_first_in_what_is_told_of_a_missed_quorum() -> None:
+    clients = {
+        "shy": FakeMemberClient(error=MemberRefusedError("shy", "too long")),
+        "dead": FakeMemberClient(error=MemberUnavailableError("dead", "away")),
+    }
+
+    with pytest.raises(QuorumError) as caught:
+        await over(clients).build().classify(ask_yes_or_no(), timeout_s=SHORT_S)
+
+    assert caught.value.reasons == "dead: error, shy: refusal"
+
+
 async def test_a_quorum_that_is_missed_marks_the_decision_as_degraded() -> None:
     clients = {
         "dead": FakeMemberClient(error=MemberError("dead", "broken")),
