@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import TYPE_CHECKING
 
 from ensemble.engines.engine import Engine
-from ensemble.errors import MemberError
+from ensemble.errors import DefectError, EnsembleError, MemberError, MemberTimeoutError
+from ensemble.generation import ChoiceScores
 from ensemble.rpc.convert_member import (
     chunk_to_wire,
     embedding_request_from_wire,
@@ -22,6 +24,13 @@ from ensemble.v1 import member_service_pb2
 
 if TYPE_CHECKING:
     from ensemble.rpc.methods import Context
+
+log = logging.getLogger(__name__)
+
+REPLY_SHARE = 0.1
+"""Of the time that a call with many scorings has: kept for the way back."""
+LONGEST_REPLY_S = 0.25
+"""That share is never longer."""
 
 
 class MemberServicer:
@@ -62,17 +71,35 @@ class MemberServicer:
     async def ScoreMany(  # noqa: N802 - gRPC's name
         self, request: member_service_pb2.ScoreManyRequest, context: Context
     ) -> member_service_pb2.ScoreManyResponse:
-        """Answer several scorings."""
+        """Answer several scorings: those that are done when the call has to go back, and what kept the others."""
+        left_s = context.time_remaining()
+        within_s = None if left_s is None else left_s - min(REPLY_SHARE * left_s, LONGEST_REPLY_S)
         async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(self._outcome(one)) for one in request.requests]
+            tasks = [group.create_task(self._outcome(one, within_s)) for one in request.requests]
         return member_service_pb2.ScoreManyResponse(outcomes=[task.result() for task in tasks])
 
-    async def _outcome(self, request: member_service_pb2.ScoreRequest) -> member_service_pb2.ScoreOutcome:
+    async def _outcome(
+        self, request: member_service_pb2.ScoreRequest, within_s: float | None
+    ) -> member_service_pb2.ScoreOutcome:
         try:
-            scores = await self._engine.score(scoring_request_from_wire(request))
-        except MemberError as error:
-            return member_service_pb2.ScoreOutcome(reason=type(error).__name__, problem=error.problem)
-        return member_service_pb2.ScoreOutcome(scores=scores_to_wire(scores))
+            scores = scores_to_wire(await self._score(request, within_s))
+        except EnsembleError as error:
+            return _failed(error)
+        except Exception as error:
+            # As for a call of its own: the others in this one get their scores all the same.
+            log.exception("a scoring failed")
+            return _failed(DefectError(type(error).__name__))
+        return member_service_pb2.ScoreOutcome(scores=scores)
+
+    async def _score(self, request: member_service_pb2.ScoreRequest, within_s: float | None) -> ChoiceScores:
+        limit = asyncio.timeout(within_s)
+        try:
+            async with limit:
+                return await self._engine.score(scoring_request_from_wire(request))
+        except TimeoutError as error:
+            if not limit.expired():
+                raise
+            raise MemberTimeoutError(self._member, "its scores were not there by the deadline") from error
 
     async def Embed(  # noqa: N802 - gRPC's name
         self, request: member_service_pb2.EmbedRequest, context: Context
@@ -85,3 +112,9 @@ class MemberServicer:
     ) -> member_service_pb2.GetStatsResponse:
         """Read the engine's counters."""
         return member_service_pb2.GetStatsResponse(stats=stats_to_wire(self._engine.stats()))
+
+
+def _failed(error: EnsembleError) -> member_service_pb2.ScoreOutcome:
+    # The member's name is the caller's to add.
+    problem = error.problem if isinstance(error, MemberError) else str(error)
+    return member_service_pb2.ScoreOutcome(reason=type(error).__name__, problem=problem)

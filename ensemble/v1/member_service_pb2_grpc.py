@@ -101,9 +101,11 @@ class MemberServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ScoreMany(self, request, context):
-        """Answers several scorings in one call, which costs less than a call each. One that fails does not fail the others.
+        """Answers several scorings in one call, which costs less than a call each. One that fails, or is not done shortly
+        before the call's deadline, does not fail the others: its outcome says so.
 
-        Statuses: UNAUTHENTICATED, INVALID_ARGUMENT, DEADLINE_EXCEEDED, UNAVAILABLE, as for Complete.
+        Statuses: UNAUTHENTICATED, INVALID_ARGUMENT (not the request's message), DEADLINE_EXCEEDED, UNAVAILABLE, as for
+        Complete.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

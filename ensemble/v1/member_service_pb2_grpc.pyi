@@ -51,9 +51,11 @@ class MemberServiceStub:
     Statuses: those of Complete.
     """
     ScoreMany: _grpc.UnaryUnaryMultiCallable[_member_service_pb2.ScoreManyRequest, _member_service_pb2.ScoreManyResponse]
-    """Answers several scorings in one call, which costs less than a call each. One that fails does not fail the others.
+    """Answers several scorings in one call, which costs less than a call each. One that fails, or is not done shortly
+    before the call's deadline, does not fail the others: its outcome says so.
 
-    Statuses: UNAUTHENTICATED, INVALID_ARGUMENT, DEADLINE_EXCEEDED, UNAVAILABLE, as for Complete.
+    Statuses: UNAUTHENTICATED, INVALID_ARGUMENT (not the request's message), DEADLINE_EXCEEDED, UNAVAILABLE, as for
+    Complete.
     """
     Embed: _grpc.UnaryUnaryMultiCallable[_member_service_pb2.EmbedRequest, _member_service_pb2.EmbedResponse]
     """Gives an embedding of each text.
@@ -89,9 +91,11 @@ class MemberServiceAsyncStub(MemberServiceStub):
     Statuses: those of Complete.
     """
     ScoreMany: _aio.UnaryUnaryMultiCallable[_member_service_pb2.ScoreManyRequest, _member_service_pb2.ScoreManyResponse]  # type: ignore[assignment]
-    """Answers several scorings in one call, which costs less than a call each. One that fails does not fail the others.
+    """Answers several scorings in one call, which costs less than a call each. One that fails, or is not done shortly
+    before the call's deadline, does not fail the others: its outcome says so.
 
-    Statuses: UNAUTHENTICATED, INVALID_ARGUMENT, DEADLINE_EXCEEDED, UNAVAILABLE, as for Complete.
+    Statuses: UNAUTHENTICATED, INVALID_ARGUMENT (not the request's message), DEADLINE_EXCEEDED, UNAVAILABLE, as for
+    Complete.
     """
     Embed: _aio.UnaryUnaryMultiCallable[_member_service_pb2.EmbedRequest, _member_service_pb2.EmbedResponse]  # type: ignore[assignment]
     """Gives an embedding of each text.
@@ -148,9 +152,11 @@ class MemberServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _member_service_pb2.ScoreManyRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_member_service_pb2.ScoreManyResponse, _abc.Awaitable[_member_service_pb2.ScoreManyResponse]]:
-        """Answers several scorings in one call, which costs less than a call each. One that fails does not fail the others.
+        """Answers several scorings in one call, which costs less than a call each. One that fails, or is not done shortly
+        before the call's deadline, does not fail the others: its outcome says so.
 
-        Statuses: UNAUTHENTICATED, INVALID_ARGUMENT, DEADLINE_EXCEEDED, UNAVAILABLE, as for Complete.
+        Statuses: UNAUTHENTICATED, INVALID_ARGUMENT (not the request's message), DEADLINE_EXCEEDED, UNAVAILABLE, as for
+        Complete.
         """
 
     @_abc_1.abstractmethod

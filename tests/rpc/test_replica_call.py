@@ -251,7 +251,7 @@ class Ends:
             await context.abort(self.code, "")
         return member_service_pb2.ScoreResponse(logprobs=[-1.0, -2.0], choice_tokens=[1, 1])
 
-    Complete = StreamComplete = Embed = GetStats = Score
+    Complete = StreamComplete = ScoreMany = Embed = GetStats = Score
 
 
 @asynccontextmanager
