@@ -49,8 +49,9 @@ def explain(error: ValidationError) -> str:
 
 
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    keys = [key for key, _ in pairs]
-    for key in keys:
-        if keys.count(key) > 1:
+    value_by_key: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in value_by_key:
             raise ValueError(f"its key {key!r} stands twice")
-    return dict(pairs)
+        value_by_key[key] = value
+    return value_by_key

@@ -108,7 +108,9 @@ def test_parquet_says_the_same_as_json_lines(tmp_path: Path) -> None:
 
 
 def test_parquet_columns_that_are_not_asked_for_are_left_alone_whatever_they_hold(tmp_path: Path) -> None:
-    no_text = pa.Array.from_buffers(pa.string(), 1, [None, pa.py_buffer(b"\0\0\0\0\2\0\0\0"), pa.py_buffer(b"\xff\xfe")])
+    no_text = pa.Array.from_buffers(
+        pa.string(), 1, [None, pa.py_buffer(b"\0\0\0\0\2\0\0\0"), pa.py_buffer(b"\xff\xfe")]
+    )
     nested = pa.array([{"prompt": "another"}])
     table = pa.table({"note": no_text, "id": ["1"], "prompt": ["Red?"], "origin": nested})
     parquet.write_table(table, tmp_path / "in.parquet")
