@@ -8,6 +8,7 @@ service: 10.77.0.200, which nobody has; a host that asks there is led elsewhere
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
 import signal
@@ -27,10 +28,36 @@ SERVICE = "10.77.0.200"
 COMMAND_S = 60.0
 ENSEMBLE_DIR = Path("/etc/ensemble")
 
-needs_root = pytest.mark.skipif(
-    os.geteuid() != 0 or not shutil.which("ip") or not shutil.which("unshare"),
-    reason="hosts are network namespaces: only root makes them, with ip and unshare",
-)
+
+@functools.cache
+def obstacle() -> str:
+    """Say what keeps hosts from being made here, by making one; nothing, if they can be.
+
+    A container's root may lack the capabilities, its kernel a part of the network.
+    """
+    if missing := [tool for tool in ("ip", "iptables", "unshare") if not shutil.which(tool)]:
+        return f"there is no {', '.join(missing)}"
+    name = f"probe{os.getpid()}"
+    inside = ("ip", "netns", "exec", name)
+    steps = (
+        ("ip", "netns", "add", name),
+        ("ip", "-n", name, "link", "add", "bridge", "type", "bridge"),
+        ("ip", "-n", name, "link", "add", "wire", "type", "veth", "peer", "name", "other"),
+        (*inside, "unshare", "-m", "-u", "-p", "--fork", "--mount-proc", "mount", "-t", "tmpfs", "tmpfs", "/dev/shm"),  # noqa: S108
+        (*inside, "iptables", "-t", "nat", "-L", "OUTPUT"),
+    )
+    try:
+        return next(filter(None, map(_failure, steps)), "")
+    finally:
+        _failure(("ip", "netns", "delete", name))
+
+
+def _failure(command: tuple[str, ...]) -> str:
+    done = subprocess.run(command, capture_output=True, text=True, timeout=COMMAND_S, check=False)  # noqa: S603
+    return f"{' '.join(command)}: {done.stderr.strip() or done.returncode}" if done.returncode else ""
+
+
+needs_root = pytest.mark.skipif(bool(obstacle()), reason=f"hosts are network namespaces, and {obstacle()}")
 
 
 def address_of(host: str) -> str:

@@ -67,7 +67,7 @@ def test_the_guides_command_writes_down_files_at_every_depth(tmp_path: Path) -> 
 
     content = read_digests(tmp_path / "models.sha256", NAMED)
     assert sorted(content.decode().splitlines()) == sorted(
-        subprocess.run(  # noqa: S603
+        subprocess.run(
             ["sha256sum", "a/b/config.json", "a/b/of parts/model 1.safetensors", "c.gguf"],  # noqa: S607
             cwd=tmp_path,
             capture_output=True,
