@@ -54,8 +54,8 @@ _PARAGRAPHS = (
     agreement), which depend on what shares a forward pass; what they tip where it is nearly level: an answer near a
     tie, withheld near its threshold, a word of a completion; and an endpoint that learns from feedback.""",
     """At the end the figures are shown, and written as OUTPUT.batch/report.json: agreement, abstentions, cost,
-    throughput. Exit codes: 0 done, 3 done but lines were rejected or items have no answer, 1 the system failed, 2 the
-    input or the spec is at fault.""",
+    throughput. Exit codes: 0 done, 3 done but lines were rejected or items have no answer (0 with --accept-rejects: the
+    report and the rejects file say it all the same), 1 the system failed, 2 the input or the spec is at fault.""",
 )
 BATCH_HELP = "\n\n".join(" ".join(paragraph.split()) for paragraph in _PARAGRAPHS)
 
@@ -91,6 +91,10 @@ def batch(  # noqa: PLR0913 - a command's options are its arguments
     accept_missing: Annotated[
         bool,
         typer.Option("--accept-missing", help="Take answers that a failing member is missing from."),
+    ] = False,
+    accept_rejects: Annotated[
+        bool,
+        typer.Option("--accept-rejects", help="End with 0 where it would be 3, for what takes that for a failure."),
     ] = False,
     with_confidence: Annotated[bool, typer.Option("--with-confidence", help="Write margin and confidence.")] = False,
     with_ballots: Annotated[bool, typer.Option("--with-ballots", help="Write every member's answer.")] = False,
@@ -133,7 +137,7 @@ def batch(  # noqa: PLR0913 - a command's options are its arguments
             shards = shards_of(source, shard_items=shard_items, shard_digests=found.shard_digests)
             report = _complete(checked, chosen, shards, store, options)
             _tell(report, store, as_json=as_json)
-    if report["num_rejects"] or report["num_unanswered"]:
+    if not accept_rejects and (report["num_rejects"] or report["num_unanswered"]):
         raise typer.Exit(EXIT_REJECTS)
 
 

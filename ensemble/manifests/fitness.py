@@ -27,13 +27,22 @@ def check_fitness(spec: Spec, folder: Path) -> None:
     _check_router(spec)
     if spec.router.tls:
         _check_tls(spec.router.tls)
-    _check_head_stays_idle(spec)
     if spec.serving.drain_timeout_s + REPLICA_MARGIN_S >= NODE_DRAIN_S:
         raise ConfigError(
             "serving.drain_timeout_s",
             f"it is {spec.serving.drain_timeout_s:g}, and a node has {NODE_DRAIN_S:g} s to drain all its replicas",
             f"set it below {NODE_DRAIN_S - REPLICA_MARGIN_S:g}",
         )
+    check_members(spec, folder)
+
+
+def check_members(spec: Spec, folder: Path) -> None:
+    """Check what any pods must give to members, those of a batch, too, whose router is its own.
+
+    Raises:
+        ConfigError: the spec cannot run there; it names the field.
+    """
+    _check_head_stays_idle(spec)
     for index, member in enumerate(spec.members):
         for field, reference in _references_of(member).items():
             _check_reference(f"members[{index}].{field}", reference)

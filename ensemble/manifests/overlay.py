@@ -66,7 +66,29 @@ def build_overlay(spec_path: Path, out: Path, *, base: Path, around: Surrounding
     spec = load_spec(spec_path)
     check_fitness(spec, spec_path.parent)
     load_calibrations(spec)
-    _check_ray_version(base)
+    check_ray_version(base / "ray-service.yaml")
+    files = read_map(spec, spec_path)
+    size = size_workers(spec, volume=around.volume, gpu_memory_gib=around.gpu_memory_gib)
+    parts = _parts_of(spec, size, around)
+    kustomization = _kustomization(os.path.relpath(base.resolve(), out.resolve()), parts, [*files], size=size)
+    if around.image or around.in_production:
+        image = parse_image(around.image, must_be_digest=around.in_production)
+        kustomization["images"] = [{"name": "ensemble-serving", **image}]
+    if named := models_named(spec):
+        files["models.sha256"] = read_digests(around.models, named)
+        kustomization["configMapGenerator"].append({"name": "ensemble-models", "files": ["models.sha256"]})
+    files["workers.yaml"] = dump(worker_patch(size))
+    files["serve-config.yaml"] = dump(_serve_config(spec))
+    files["kustomization.yaml"] = dump(kustomization)
+    return Overlay(content_by_name=files, size=size)
+
+
+def read_map(spec: Spec, spec_path: Path) -> dict[str, bytes]:
+    """Read what the pods' ConfigMap carries, by file name: the spec, and its calibrations.
+
+    Raises:
+        ConfigError: a ConfigMap does not hold so much.
+    """
     files = {"spec.yaml": _read(spec_path)}
     for ensemble in spec.ensembles:
         if ensemble.calibration:
@@ -74,19 +96,7 @@ def build_overlay(spec_path: Path, out: Path, *, base: Path, around: Surrounding
     if (size_bytes := sum(map(len, files.values()))) > LARGEST_MAP_BYTES:
         problem = f"spec and calibrations have {size_bytes:,} bytes, and a ConfigMap holds {LARGEST_MAP_BYTES:,}"
         raise ConfigError(str(spec_path), problem, "calibrate fewer ensembles in one spec")
-    size = size_workers(spec, volume=around.volume, gpu_memory_gib=around.gpu_memory_gib)
-    parts = _parts_of(spec, size, around)
-    kustomization = _kustomization(os.path.relpath(base.resolve(), out.resolve()), parts, [*files], size=size)
-    if around.image or around.in_production:
-        image = _parse_image(around.image, must_be_digest=around.in_production)
-        kustomization["images"] = [{"name": "ensemble-serving", **image}]
-    if named := models_named(spec):
-        files["models.sha256"] = read_digests(around.models, named)
-        kustomization["configMapGenerator"].append({"name": "ensemble-models", "files": ["models.sha256"]})
-    files["workers.yaml"] = _dump(_worker_patch(size))
-    files["serve-config.yaml"] = _dump(_serve_config(spec))
-    files["kustomization.yaml"] = _dump(kustomization)
-    return Overlay(content_by_name=files, size=size)
+    return files
 
 
 def with_heading(overlay: Overlay, heading: str) -> Overlay:
@@ -138,7 +148,8 @@ def _kustomization(base: str, parts: list[str], in_map: list[str], *, size: Work
     }
 
 
-def _worker_patch(size: WorkerSize) -> list[dict[str, Any]]:
+def worker_patch(size: WorkerSize) -> list[dict[str, Any]]:
+    """Give the JSON patch that makes a RayService's workers of this size."""
     amounts = {"cpu": str(size.cpus), "memory": f"{size.memory_gib}Gi"}
     if size.gpus:
         amounts["nvidia.com/gpu"] = str(size.gpus)
@@ -157,7 +168,7 @@ def _worker_patch(size: WorkerSize) -> list[dict[str, Any]]:
 def _budget_patch(size: WorkerSize) -> dict[str, Any]:
     change = {"op": "replace", "path": "/spec/minAvailable", "value": size.workers - 1}
     target = {"kind": "PodDisruptionBudget", "name": "ensemble-workers"}
-    return {"target": target, "patch": _dump([change]).decode()}
+    return {"target": target, "patch": dump([change]).decode()}
 
 
 def _serve_config(spec: Spec) -> dict[str, Any]:
@@ -171,8 +182,12 @@ def _serve_config(spec: Spec) -> dict[str, Any]:
     return {"proxy_location": "EveryNode", "http_options": http, "applications": [application]}
 
 
-def _check_ray_version(base: Path) -> None:
-    manifest = base / "ray-service.yaml"
+def check_ray_version(manifest: Path) -> None:
+    """Check that a manifest is for the Ray that this program runs on.
+
+    Raises:
+        ConfigError: it is not.
+    """
     found = re.search(r"^\s*rayVersion:\s*[\"']?([\w.]+)", _read(manifest).decode(), re.MULTILINE)
     named = found.group(1) if found else "none"
     if named != (installed := version("ray")):
@@ -183,7 +198,12 @@ def _check_ray_version(base: Path) -> None:
         )
 
 
-def _parse_image(image: str, *, must_be_digest: bool) -> dict[str, str]:
+def parse_image(image: str, *, must_be_digest: bool = False) -> dict[str, str]:
+    """Part an image's name as kustomize wants it.
+
+    Raises:
+        ConfigError: it is not pinned.
+    """
     found = _IMAGE.fullmatch(image)
     if must_be_digest and not (found and found["digest"]):
         problem = f"{image!r} has no digest, and production runs what was chosen once"
@@ -205,11 +225,19 @@ def _read(path: Path) -> bytes:
 
 
 class _Indented(yaml.SafeDumper):
-    """Indents lists below their key, as everything that people write here does."""
+    """Indents lists below their key, and gives texts their lines, as everything that people write here does."""
 
     def increase_indent(self, flow: bool = False, indentless: bool = False) -> None:  # noqa: FBT001, FBT002
         super().increase_indent(flow, indentless=False)
 
+    def represent_str(self, data: str) -> yaml.ScalarNode:
+        style = "|" if "\n" in data else None
+        return self.represent_scalar("tag:yaml.org,2002:str", data, style=style)
 
-def _dump(data: Any) -> bytes:
+
+_Indented.add_representer(str, _Indented.represent_str)
+
+
+def dump(data: Any) -> bytes:
+    """Write YAML as people do."""
     return yaml.dump(data, Dumper=_Indented, sort_keys=False, width=120).encode()

@@ -108,6 +108,15 @@ def test_bad_lines_go_to_the_rejects_file_and_the_exit_code_says_so(endpoint: st
     assert "in.jsonl:11: it has no prompt" in result.output
 
 
+def test_rejects_that_are_accepted_are_told_and_no_failure(endpoint: str, tmp_path: Path) -> None:
+    spec, rows, out = write_spec(tmp_path, SPEC), write_rows(tmp_path, "nonsense"), tmp_path / "out.jsonl"
+
+    result = batch(spec, rows, out, "--endpoint", endpoint, "--accept-rejects")
+
+    assert result.exit_code == 0, result.output
+    assert json.loads((tmp_path / "out.jsonl.batch" / "report.json").read_text("utf-8"))["num_rejects"] == 1
+
+
 def test_the_same_command_again_changes_nothing_and_tells_the_figures_again(endpoint: str, tmp_path: Path) -> None:
     spec, rows, out = write_spec(tmp_path, SPEC), write_rows(tmp_path, "nonsense"), tmp_path / "out.jsonl"
     first = batch(spec, rows, out, "--endpoint", endpoint, "--json")

@@ -50,6 +50,8 @@ def runs_our_batch(resources: Resources) -> Iterator[str]:
         yield f"spec, input and output lie on {found}"
     if operands[3:5] != ["--address", "auto"]:
         yield "the batch would start a cluster of its own"
+    if "--accept-rejects" not in operands:
+        yield "rejected lines would be a failure, and be tried again on new clusters"
     for group, template in groups(resources).items():
         if not any(one["name"] == "spec" for one in template["template"]["spec"]["containers"][0]["volumeMounts"]):
             yield f"{group} has no spec"
@@ -100,6 +102,7 @@ FAULTS: tuple[tuple[Policy, Fault], ...] = (
     (runs_our_batch, lambda r: container(r, "head")["volumeMounts"].pop(0)),
     (runs_our_batch, lambda r: container(r, "workers")["volumeMounts"].pop(0)),
     (runs_our_batch, lambda r: job(r).update(entrypoint=job(r)["entrypoint"].replace("--address auto", ""))),
+    (runs_our_batch, lambda r: job(r).update(entrypoint=job(r)["entrypoint"].replace("--accept-rejects", ""))),
     (claims_are_made, lambda r: r.remove(of_kind(r, "PersistentVolumeClaim")[0])),
     (head_gives_no_cores, lambda r: groups(r)["head"]["rayStartParams"].pop("num-cpus")),
     (comes_to_an_end, lambda r: job(r).pop("activeDeadlineSeconds")),
