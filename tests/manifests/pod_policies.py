@@ -9,6 +9,7 @@ from ensemble import __version__
 from tests.manifests.rendered import Resource, Resources, containers, groups, of_kind, pods, ray_cluster
 
 OUR_IMAGE = re.compile(rf"([\w./-]+/)?ensemble-serving:{re.escape(__version__)}(-[\w-]+)?")
+NODE_LOCAL_DNS = "169.254.20.10/32"
 BY_DIGEST = re.compile(r".+@sha256:[0-9a-f]{64}")
 
 
@@ -120,6 +121,9 @@ def network_is_closed(resources: Resources) -> Iterator[str]:
     closed = {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}
     if closed not in policies.values():
         yield "no policy denies everything"
+    peers = [peer for spec in policies.values() for rule in spec.get("egress", []) for peer in rule.get("to", [])]
+    if {"ipBlock": {"cidr": NODE_LOCAL_DNS}} not in peers:
+        yield "names do not resolve where a cache on the node answers"
     egress_ports = {
         port["port"] for spec in policies.values() for rule in spec.get("egress", []) for port in rule.get("ports", [])
     }

@@ -131,6 +131,11 @@ FAULTS: tuple[tuple[Policy, str, Fault], ...] = (
     (pod_policies.drains_go_on, "overlays/prod", lambda r: budget(r, "head").update(minAvailable=1)),
     (pod_policies.network_is_closed, "base", lambda r: r.remove(named(r, "NetworkPolicy", "default-deny"))),
     (pod_policies.network_is_closed, "base", lambda r: r.remove(named(r, "NetworkPolicy", "allow-dns"))),
+    (
+        pod_policies.network_is_closed,
+        "base",
+        lambda r: named(r, "NetworkPolicy", "allow-dns")["spec"]["egress"][0]["to"].pop(),
+    ),
     (pod_policies.network_is_closed, "base", lambda r: r.remove(named(r, "NetworkPolicy", "allow-api-server"))),
     (
         pod_policies.network_is_closed,
