@@ -148,25 +148,19 @@ class _Work:
         began_s, pause_s, num_attempts = self.schedule.clock(), FIRST_PAUSE_S, 0
         while True:
             num_attempts += 1
-            outcome = await self._ask_once(item)
+            is_enough = self.schedule.accept_missing and num_attempts >= ATTEMPTS_BEFORE_MISSING
+            outcome = await self._ask_once(item, is_enough=is_enough)
             if isinstance(outcome, Answer):
                 return outcome
-            if isinstance(outcome, Decision):
-                failure = _fault(outcome)
-                is_enough = self.schedule.accept_missing and num_attempts >= ATTEMPTS_BEFORE_MISSING
-                if failure is None or is_enough:
-                    return answer_from_decision(item.item_id, outcome)
-            else:
-                failure = outcome
             if self.schedule.clock() - began_s + pause_s > self.schedule.patience_s:
-                return self._give_up(item, failure)
+                return self._give_up(item, outcome)
             await self.schedule.sleep(pause_s)
             pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
 
-    async def _ask_once(self, item: BatchItem) -> Decision | Answer | EnsembleError:
-        """Give a decision, an item's lasting silence, or what kept the ensemble from deciding and may pass."""
+    async def _ask_once(self, item: BatchItem, *, is_enough: bool) -> Answer | EnsembleError:
+        """Give the answer, which may be none for good, or the fault to be waited out; ``is_enough`` takes what is there."""
         try:
-            return await self.asker.ask(item)
+            decision = await self.asker.ask(item)
         except asyncio.CancelledError:
             task = asyncio.current_task()
             if task is None or task.cancelling():
@@ -179,6 +173,8 @@ class _Work:
             if not is_passing(error) and not isinstance(error, MemberError | QuorumError):
                 raise
             return error
+        fault = None if is_enough else _fault(decision)
+        return answer_from_decision(item.item_id, decision) if fault is None else fault
 
     def _give_up(self, item: BatchItem, failure: EnsembleError) -> Answer:
         """End the batch, or where that is wanted leave one item out that members always fail on."""
