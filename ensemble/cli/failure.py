@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import typer
@@ -13,6 +14,8 @@ EXIT_WORLD = 1
 """A server, a member or a machine failed."""
 EXIT_FAULTY = 2
 """What was typed, or the spec, is at fault; the same code as for an unknown option."""
+
+_EXTRA_BY_COMMAND = {"batch": "batch", "calibrate": "calibration", "evaluate": "calibration", "select": "calibration"}
 
 
 def exit_code_of(error: EnsembleError) -> int:
@@ -31,7 +34,18 @@ class CommandGroup(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         """Run the command that was typed."""
         try:
-            return super().invoke(ctx)
+            return _naming_extras(ctx, super().invoke)
         except EnsembleError as error:
             typer.echo(failure_line(error), err=True)
             raise typer.Exit(exit_code_of(error)) from error
+
+
+def _naming_extras(ctx: Any, invoke: Callable[[Any], Any]) -> Any:
+    try:
+        return invoke(ctx)
+    except ModuleNotFoundError as error:
+        command = ctx.invoked_subcommand
+        if command not in _EXTRA_BY_COMMAND:
+            raise
+        remedy = f'pip install "ensemble-serving[{_EXTRA_BY_COMMAND[command]}]"'
+        raise ConfigError(f"ensemble {command}", f"it needs the package {error.name}", remedy) from error

@@ -19,6 +19,7 @@ from ensemble.files.whole_file import whole_file
 
 _Refusal = (OSError, EOFError, ValueError, RuntimeError, zlib.error)
 """What stores' clients and packed files raise when they cannot be reached, refuse, or are damaged."""
+_BLOCK_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,11 +133,27 @@ class Location:
             try:
                 with self.filesystem.open(partial, "wb") as stream:
                     yield stream
-                self.filesystem.mv(partial, self.path)
+                self._move(partial)
             except BaseException:
                 with suppress(Exception):  # what failed is told, not that its rest stays
                     self.filesystem.rm(partial)
                 raise
+
+    def _move(self, partial: str) -> None:
+        """Move what was written here. A store may refuse that where a file is (HDFS) if the file says the same."""
+        try:
+            self.filesystem.mv(partial, self.path)
+        except _Refusal:
+            if not (self.filesystem.exists(self.path) and self._has_same_bytes(partial)):
+                raise
+            self.filesystem.rm(partial)
+
+    def _has_same_bytes(self, path: str) -> bool:
+        with self.filesystem.open(path, "rb") as one, self.filesystem.open(self.path, "rb") as other:
+            while block := one.read(_BLOCK_BYTES):
+                if other.read(_BLOCK_BYTES) != block:
+                    return False
+            return not other.read(1)
 
     @contextmanager
     def _watched(self, done: str) -> Iterator[None]:

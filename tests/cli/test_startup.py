@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -18,6 +19,7 @@ from ensemble.errors import (
     UnknownNameError,
 )
 
+ROOT = Path(__file__).resolve().parent.parent.parent
 HEAVY = ("ray", "torch", "transformers")
 
 
@@ -50,6 +52,27 @@ def test_an_error_of_many_lines_is_told_in_one() -> None:
     error = ConfigError("x", "first\n  second", "mend it")
 
     assert failure_line(error) == "ensemble: x: first second; mend it"
+
+
+@pytest.mark.parametrize(
+    ("package", "arguments", "extra"),
+    [
+        ("fsspec", ("batch", "deploy/specs/echo.yaml", "in.jsonl", "out.jsonl"), "batch"),
+        ("numpy", ("evaluate", "deploy/specs/echo.yaml", "in.jsonl", "--out", "out"), "calibration"),
+    ],
+)
+def test_a_package_that_is_not_installed_is_one_line_with_what_to_install(
+    package: str, arguments: tuple[str, ...], extra: str
+) -> None:
+    program = f"import sys; sys.modules[{package!r}] = None; from ensemble.cli.entry import main; main()"
+
+    done = subprocess.run(  # noqa: S603 - this test's own program
+        [sys.executable, "-c", program, *arguments], capture_output=True, text=True, check=False, timeout=120, cwd=ROOT
+    )
+
+    assert done.returncode == 2
+    told = f'it needs the package {package}; pip install "ensemble-serving[{extra}]"'
+    assert done.stderr.splitlines() == [f"ensemble: ensemble {arguments[0]}: {told}"]
 
 
 def test_ctrl_c_ends_with_130_and_without_a_traceback() -> None:
