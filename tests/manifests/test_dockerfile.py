@@ -38,6 +38,13 @@ def problems(text: str) -> list[str]:
         found += target_problems(target, stage(text, target))
     installed = stage(text, "runtime").partition("apt-get install")[2].partition("&&")[0].split()
     found += extras_problems(text)
+    if "useradd --uid 10001 " not in stage(text, "runtime"):
+        found.append("there is no user 10001 in the images")
+    found += [
+        f"{name} takes no further wheels"
+        for name in ("dependencies-cpu", "dependencies-gpu")
+        if "ARG FIND_LINKS=" not in stage(text, name) or '--find-links "${FIND_LINKS}"' not in stage(text, name)
+    ]
     found += [
         f"the images lack {tool}, which KubeRay needs" for tool in ("bash", "wget", "grep") if tool not in installed
     ]
@@ -81,6 +88,9 @@ FAULTS: dict[str, Callable[[str], str]] = {
     "base in place": lambda text: text.replace("FROM ${BASE} AS build", "FROM debian:12 AS build"),
     "no health check": lambda text: text.replace('CMD ["ensemble", "health"]', "CMD true"),
     "no batches": lambda text: text.replace("embedded calibration batch", "embedded calibration"),
+    "another user": lambda text: text.replace("useradd --uid 10001", 'useradd --uid "${UID}"'),
+    "wheels for one image": lambda text: text.replace("AS dependencies-gpu\nARG FIND_LINKS=", "AS dependencies-gpu"),
+    "wheels that nobody takes": lambda text: text.replace('--find-links "${FIND_LINKS}"', ""),
     "no vLLM": lambda text: text.replace(" --extra vllm", ""),
     "no revision": lambda text: text.replace("ARG PROGRAM=\n", ""),
     "no wget": lambda text: text.replace(" wget ", " "),

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+from pathlib import Path
 
 import promql_parser
 import pytest
 import yaml
 
 from ensemble import telemetry
-from tests.manifests.rendered import ROOT
+from tests.manifests.rendered import K8S, ROOT, groups, needs_kubectl, of_kind, render, render_folder
 
 MONITORING = ROOT / "deploy/monitoring"
 DEFINED = {value for name, value in vars(telemetry).items() if name.startswith("METRIC_")}
@@ -82,6 +84,21 @@ def test_panels_lie_beside_each_other() -> None:
     assert len(set(cells)) == len(cells)
     assert max(column for column, _ in cells) < 24
     assert len({panel["id"] for panel in panels}) == len(panels)
+
+
+@needs_kubectl
+def test_the_guides_label_is_on_what_prometheus_takes_and_on_no_pod(tmp_path: Path) -> None:
+    (line,) = re.findall(
+        r"^    (labels: .*)$", (ROOT / "deploy/OPERATING.md").read_text(encoding="utf-8"), re.MULTILINE
+    )
+    base = os.path.relpath(K8S / "base", tmp_path.resolve())
+    (tmp_path / "kustomization.yaml").write_text(f"resources: [{base}]\n{line}\n", encoding="utf-8")
+
+    resources = render_folder(tmp_path)
+
+    monitors = [*of_kind(resources, "PodMonitor"), *of_kind(resources, "PrometheusRule")]
+    assert [one["metadata"]["labels"]["release"] for one in monitors] == ["kube-prometheus-stack"] * 2
+    assert groups(resources) == groups(render("base"))
 
 
 def test_the_guide_explains_every_alert() -> None:
