@@ -90,6 +90,7 @@ def pods(resources: Resources) -> dict[str, Resource]:
         node_type = "head" if name == "head" else "worker"
         template["metadata"]["labels"] = {**OF_KUBERAY, **template["metadata"]["labels"], "ray.io/node-type": node_type}
         found[f"ray {name}"] = template
+    found |= {pod["metadata"]["name"]: pod for pod in of_kind(resources, "Pod")}
     for job in of_kind(resources, "RayJob"):
         found["submitter"] = job["spec"]["submitterPodTemplate"]
     for kind in ("StatefulSet", "Deployment", "DaemonSet", "Job"):
