@@ -158,7 +158,7 @@ class _Work:
             pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
 
     async def _ask_once(self, item: BatchItem, *, is_enough: bool) -> Answer | EnsembleError:
-        """Give the answer, which may be none for good, or the fault to be waited out; ``is_enough`` takes what is there."""
+        """Give the answer, which may be none for good, or a fault to be waited out; ``is_enough`` takes what came."""
         try:
             decision = await self.asker.ask(item)
         except asyncio.CancelledError:
