@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 from ensemble.manifests.fitness import HEALTH_PORT, NODE_DRAIN_S, PORT, REPLICA_MARGIN_S
 from ensemble.serving.application import SHUTDOWN_MARGIN_S
@@ -26,7 +27,7 @@ def test_a_replicas_margin_is_serves() -> None:
 
 def test_the_ports_are_those_that_are_asked() -> None:
     (worker,) = (one for name, one in groups(load_file(K8S / "base/ray-service.yaml")).items() if name != "head")
-    changes = load_file(K8S / "components/tls/router.yaml")[0]
+    changes: Any = load_file(K8S / "components/tls/router.yaml")[0]
 
     assert worker["template"]["spec"]["containers"][0]["readinessProbe"]["grpc"]["port"] == PORT
     assert [one["value"] for one in changes if one["path"].endswith("grpc/port")] == [HEALTH_PORT]

@@ -52,6 +52,7 @@ def unknown_labels(expression: str) -> list[str]:
 def asked(node: Any, outside: frozenset[str]) -> Iterator[tuple[str, frozenset[str]]]:
     """Give every metric with the labels that are asked of it, by its own braces and by all that is around it."""
     if isinstance(node, promql_parser.VectorSelector):
+        assert node.name, "it has none"
         yield node.name, outside | {one.name for one in node.matchers.matchers}
         return
     modifier = getattr(node, "modifier", None)

@@ -106,6 +106,53 @@ def test_the_rayservice_is_valid() -> None:
     assert kuberay_problems(ray_service(put_together())) == []
 
 
+def changes_of(folder: Path) -> Iterator[tuple[str, Resource]]:
+    """Give what a kustomization changes, each with the kind that it is for."""
+    for one in kustomization(folder).get("patches", []):
+        text = one.get("patch") or (folder / one["path"]).read_text(encoding="utf-8")
+        for change in yaml.safe_load(text):
+            yield one["target"]["kind"], change
+
+
+def goes_somewhere(resource: Any, change: Resource) -> bool:
+    """Say whether a change has a place: what is replaced is there, what is added has something to be added to."""
+    *around, last = change["path"].strip("/").replace("~1", "~").split("/")
+    for part in (one.replace("~", "/") for one in around):
+        try:
+            resource = resource[int(part) if isinstance(resource, list) else part]
+        except (LookupError, ValueError):
+            return False
+    if isinstance(resource, list):
+        return last == "-" if change["op"] == "add" else last.isdigit() and int(last) < len(resource)
+    return change["op"] == "add" or last in resource
+
+
+@pytest.mark.parametrize("folder", sorted(one.parent for one in K8S.rglob("kustomization.yaml")), ids=str)
+def test_what_is_changed_in_the_base_is_there(folder: Path) -> None:
+    resources = put_together()
+
+    lost = [
+        change
+        for kind, change in changes_of(folder)
+        if not any(goes_somewhere(one, change) for one in resources if one["kind"] == kind)
+    ]
+
+    assert lost == []
+
+
+@pytest.mark.parametrize(
+    ("op", "path"),
+    [
+        ("add", "/spec/rayClusterConfig/workerGroupSpecs/1/replicas"),
+        ("add", "/spec/rayClusterConfig/workerGroup/0/replicas"),
+        ("replace", "/spec/rayClusterConfig/headGroupSpec/template/spec/container"),
+        ("replace", "/spec/rayClusterConfig/workerGroupSpecs/1"),
+    ],
+)
+def test_a_change_of_what_is_not_there_is_noticed(op: str, path: str) -> None:
+    assert not goes_somewhere(ray_service(put_together()), {"op": op, "path": path})
+
+
 @pytest.mark.parametrize("path", sorted((*K8S.rglob("*.yaml"), *(ROOT / "deploy").rglob("*.yaml"))), ids=str)
 def test_a_file_is_yaml_and_names_files_that_are_there(path: Path) -> None:
     documents = load_file(path)
