@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+import signal
 import subprocess
 import sys
 from dataclasses import dataclass, field
@@ -98,6 +100,17 @@ class RayHosts:
         for host in (self.head, *self.workers):
             (self.folder / host / "over").touch()
             self.hosts.terminate(host, "ray start")
+
+    def kill_head(self) -> None:
+        """End the head at once, with all that it had on its disk."""
+        process = self.hosts.process_by_host[self.head]
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait(timeout=COMMAND_S)
+        shutil.rmtree(self.folder / self.head)
+
+    def start_head(self) -> None:
+        """Start a head at the address of the one before."""
+        self._start_node(self.head, groups(self.resources)["head"])
 
     def _serve(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         command = (str(BIN / "serve"), *arguments, "--address", self.dashboard)
