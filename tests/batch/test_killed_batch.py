@@ -36,7 +36,7 @@ SPEC = json.dumps(
             }
             for seed, member in enumerate(MEMBERS)
         ],
-        "ensembles": [{"name": "default", "members": MEMBERS}],
+        "ensembles": [{"name": "default", "members": MEMBERS, "generate_strategy": "majority"}],
     }
 )
 """JSON is YAML."""

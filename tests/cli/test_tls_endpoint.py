@@ -21,7 +21,7 @@ members:
   - {name: a, family: family-a, engine: {type: echo}}
   - {name: b, family: family-b, engine: {type: echo, seed: 1}}
   - {name: c, family: family-c, engine: {type: echo, seed: 2}}
-ensembles: [{name: default, members: [a, b, c]}]
+ensembles: [{name: default, members: [a, b, c], generate_strategy: majority}]
 """
 ROW = {"id": "q", "prompt": "Is it safe?", "choices": ["yes", "no"], "answer": 0}
 

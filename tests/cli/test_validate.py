@@ -16,7 +16,7 @@ BAD_SPECS = {
     "an unknown key": (f"{GOOD}\nzzz: 1", ("zzz", "no such key")),
     "a wrong type": (GOOD.replace("family: x,", "family: x, replicas: many,"), ("members[0].replicas", "integer")),
     "a missing key": (GOOD.replace("family: x, ", ""), ("members[0].family", "required")),
-    "a future version": (GOOD.replace("version: 1", "version: 2"), ("version", "should be 1")),
+    "a future version": (GOOD.replace("version: 1", "version: 2"), ("version", "it is 2", "reads 1")),
     "broken YAML": ("version: [1", ("not valid YAML", "line 1")),
     "a list": ("- 1\n- 2", ("not a mapping", "version: 1")),
     "an empty file": ("", ("not a mapping",)),
