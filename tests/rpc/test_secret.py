@@ -25,6 +25,9 @@ RAW_BY_METHOD = {
     "Complete": REQUEST,
     "StreamComplete": text_field(1, REQUEST),
     "Score": pb.ScoreRequest(prompt="one two", choices=["yes", "no"]).SerializeToString(),
+    "ScoreMany": pb.ScoreManyRequest(
+        requests=[pb.ScoreRequest(prompt="one two", choices=["yes", "no"])]
+    ).SerializeToString(),
     "Embed": pb.EmbedRequest(texts=["one", "two"]).SerializeToString(),
     "GetStats": b"",
 }
