@@ -220,13 +220,22 @@ async def test_a_keeper_reads_nothing_before_the_files_other_owner_has_ended(fol
     assert (await waiting)["ann"] > 1.0
 
 
+async def refusal_of(store: ServeFeedbackStore) -> str:
+    """Ask until the end of its keeper, for which nobody waits, is felt; gives what is said then."""
+    async with asyncio.timeout(GENEROUS_S):
+        while True:
+            try:
+                await store.weights("default")
+            except FeedbackUnavailableError as error:
+                return str(error)
+
+
 async def test_a_store_of_an_older_deployment_leaves_the_newer_keeper_alone(folder: Path) -> None:
     older = open_store(folder / "old")
     await older.weights("default")
     newer = open_store(folder)
 
-    with pytest.raises(FeedbackUnavailableError, match="another deployment"):
-        await older.weights("default")
+    assert "another deployment" in await refusal_of(older)
 
     assert await newer.weights("default") == {}
     assert list_keepers("shop") == (keeper_name("shop", folder / "shop.feedback.json"),)
@@ -236,8 +245,7 @@ async def test_once_the_other_deployments_keeper_is_gone_a_store_starts_its_own_
     wanted = open_store(folder)
     await wanted.weights("default")
     open_store(folder / "old")  # an old replica that was restarted while the new ones came up
-    with pytest.raises(FeedbackUnavailableError, match="another deployment"):
-        await wanted.weights("default")
+    assert "another deployment" in await refusal_of(wanted)
 
     end_keepers("shop", keep=keeper_name("shop", folder / "shop.feedback.json"))
     async with asyncio.timeout(GENEROUS_S):
