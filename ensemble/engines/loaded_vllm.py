@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from ensemble.engines.vllm_steps import StepRecorder
     from ensemble.generation import GenerationRequest
 
+    OnUnread = Callable[[RequestOutput], None]
+
 CLOSE_TIMEOUT_S = 5.0
 """How long vLLM's processes may take to end by themselves; then they are killed."""
 
@@ -57,12 +59,12 @@ class LoadedVllm:
         request: GenerationRequest,
         *,
         max_tokens: int,
-        on_unread: Callable[[RequestOutput], None] = lambda _: None,
+        on_unread: OnUnread | None = None,
     ) -> AsyncGenerator[RequestOutput]:
         """Give a completion's tokens, each with its log-probability; closing it aborts the request.
 
         They come as they are made where the request is streamed or a stop string may end it, otherwise all at the end,
-        which takes half the time of this process. ``on_unread`` hears what an aborted request had made beyond what was
+        which takes less of this process's time. ``on_unread`` hears what an aborted request had made beyond what was
         read. Stop strings are not vLLM's affair: whoever reads closes this when one is met.
 
         Raises:
@@ -98,7 +100,7 @@ class LoadedVllm:
             "logprob_token_ids": wanted,
             "output_kind": RequestOutputKind.FINAL_ONLY,
         }
-        async with aclosing(self._stream(tokens, options, lambda _: None)) as outputs:
+        async with aclosing(self._stream(tokens, options)) as outputs:
             return await anext(outputs)
 
     async def close(self) -> None:
@@ -116,7 +118,7 @@ class LoadedVllm:
         return f"vLLM's processes have ended: {self.log.find_cause() or 'they were killed, or the memory ran out'}"
 
     async def _stream(
-        self, prompt: list[int], options: dict[str, object], on_unread: Callable[[RequestOutput], None]
+        self, prompt: list[int], options: dict[str, object], on_unread: OnUnread | None = None
     ) -> AsyncGenerator[RequestOutput]:
         request_id = f"{self.member}-{next(self._numbers)}"
         self._request_ids.add(request_id)
@@ -149,13 +151,11 @@ class LoadedVllm:
         if output.outputs[0].finish_reason == "abort":
             raise MemberError(self.member, "the engine was closed")
 
-    async def _abort(
-        self, request_id: str, queue: RequestOutputCollector | None, on_unread: Callable[[RequestOutput], None]
-    ) -> None:
+    async def _abort(self, request_id: str, queue: RequestOutputCollector | None, on_unread: OnUnread | None) -> None:
         """Take a request back, and tell what it has made that nobody read."""
         if self.llm.errored:
             return
         await self.llm.abort(request_id)
         unread = queue.get_nowait() if queue is not None else None
-        if unread is not None:
+        if unread is not None and on_unread is not None:
             on_unread(cast("RequestOutput", unread))

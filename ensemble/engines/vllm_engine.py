@@ -161,9 +161,9 @@ class VllmEngine:
         runs until vLLM says that it does not; one that was scored, as its sequences that are left.
         """
         figures = asdict(self._counters)
-        num_silent = max(0, self._num_inside - self._counters.running_requests)
         if self._loaded is not None:
             recorder = self._loaded.recorder
+            num_silent = max(0, self._num_inside - self._counters.running_requests)
             num_unsent = max(0, self._num_inside - recorder.num_wanted)
             figures["waiting_requests"] = min(num_silent, recorder.num_waiting + num_unsent)
             figures["running_requests"] = self._num_inside - figures["waiting_requests"] + recorder.num_left
