@@ -8,8 +8,13 @@ from ray import serve
 from ray.serve._private.common import ReplicaState
 from ray.serve.schema import ApplicationStatus, ApplicationStatusOverview
 
+from ensemble.errors import EnsembleError
 from ensemble.router.replica_start import ReplicaStart
-from ensemble.serving.start_board import read_starts
+from ensemble.serving.start_board import READ_TIMEOUT_S, read_starts
+
+LAST_READ_TIMEOUT_S = 15.0
+"""How long the story of a failure waits for the board: nobody asks a second time."""
+_OUR_ERRORS = f"{EnsembleError.__module__}."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,13 +29,13 @@ class DeploymentState:
     starts: tuple[ReplicaStart, ...] = ()
 
 
-def deployment_states(name: str) -> tuple[DeploymentState, ...]:
+def deployment_states(name: str, *, timeout_s: float = READ_TIMEOUT_S) -> tuple[DeploymentState, ...]:
     """Say how far each deployment of an application is; nothing when there is no such application."""
     overview = _overview(name)
     if overview is None:
         return ()
     is_whole = all(state.status.value == "HEALTHY" for state in overview.deployments.values())
-    starts = {} if is_whole else read_starts(name)
+    starts = {} if is_whole else read_starts(name, timeout_s=timeout_s)
     return tuple(
         DeploymentState(
             name=deployment,
@@ -56,7 +61,7 @@ def _overview(name: str) -> ApplicationStatusOverview | None:
 
 def tell_unhealthy(name: str) -> str:
     """Tell why deployments are not healthy: where their replicas' starts are or ended, or else what Serve says."""
-    states = [state for state in deployment_states(name) if state.status != "HEALTHY"]
+    states = [state for state in deployment_states(name, timeout_s=LAST_READ_TIMEOUT_S) if state.status != "HEALTHY"]
     causes = {state.name: _cause(state) for state in states}
     return "; ".join(f"{name}: {cause}" for name, cause in causes.items() if cause) or "see Ray Serve's log"
 
@@ -68,4 +73,10 @@ def _cause(state: DeploymentState) -> str:
     # Serve may have begun another try when it gives up: what that one is at says nothing.
     is_given_up = state.status == "DEPLOY_FAILED" and bool(said)
     starts = failed or ([] if is_given_up else state.starts)
-    return str(starts[-1]) if starts else "".join(said)
+    return str(starts[-1]) if starts else _without_class("".join(said))
+
+
+def _without_class(said: str) -> str:
+    """Take the class of one of our errors from what Python wrote of it: they speak for themselves."""
+    kind, separator, words = said.partition(": ")
+    return words if separator and kind.startswith(_OUR_ERRORS) else said

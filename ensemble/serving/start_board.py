@@ -22,8 +22,9 @@ LOOK_PERIOD_S = 0.5
 """How often a replica looks whether there is something new to tell."""
 HEARTBEAT_S = 5.0
 """How often it tells when there is nothing new."""
-LAST_WORD_TIMEOUT_S = 2.0
+LAST_WORD_TIMEOUT_S = 10.0
 READ_TIMEOUT_S = 2.0
+"""How long someone who asks again and again waits for the board."""
 MAX_PROBLEM_CHARS = 2_000
 UNUSED_S = 24 * 3_600.0
 """The board ends itself when it has heard nothing for so long; the next replica that starts starts another."""
@@ -72,11 +73,11 @@ def start_board(name: str = BOARD, *, unused_s: float = UNUSED_S) -> Any:
     ).remote(unused_s)
 
 
-def read_starts(application: str) -> dict[str, tuple[ReplicaStart, ...]]:
+def read_starts(application: str, *, timeout_s: float = READ_TIMEOUT_S) -> dict[str, tuple[ReplicaStart, ...]]:
     """Say where an application's replicas are, by deployment; nothing when there is no board, or it does not answer."""
     try:
         board: Any = ray.get_actor(BOARD, namespace=NAMESPACE)
-        starts: dict[str, tuple[ReplicaStart, ...]] = ray.get(board.tell.remote(application), timeout=READ_TIMEOUT_S)
+        starts: dict[str, tuple[ReplicaStart, ...]] = ray.get(board.tell.remote(application), timeout=timeout_s)
     except (ValueError, RayError, TimeoutError):
         return {}
     return starts

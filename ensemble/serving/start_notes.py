@@ -28,7 +28,9 @@ class _Note:
     phase: str
     share: float
     problem: str
+    first_s: float
     begun_s: float
+    """Of the phase."""
     heard_s: float
 
 
@@ -43,19 +45,26 @@ class StartNotes:
         """Take in where a replica is; a ``problem`` says that its start ended there."""
         now_s = self.clock()
         before = self._note_by_replica.pop(replica, None)
-        self._forget_others(replica, now_s, with_failed=before is None)
         begun_s = before.begun_s if before is not None and before.phase == phase else now_s
         # Put in again, so that the order is that of the last word.
-        self._note_by_replica[replica] = _Note(
-            phase=phase, share=share, problem=problem, begun_s=begun_s, heard_s=now_s
+        note = self._note_by_replica[replica] = _Note(
+            phase=phase,
+            share=share,
+            problem=problem,
+            first_s=now_s if before is None else before.first_s,
+            begun_s=begun_s,
+            heard_s=now_s,
         )
+        self._forget_others(replica, first_s=note.first_s, until_s=now_s - SILENT_S)
         while len(self._note_by_replica) > MAX_NOTES:
             del self._note_by_replica[next(iter(self._note_by_replica))]
 
     def forget(self, replica: ReplicaName) -> None:
-        """Forget a replica that is up."""
-        self._note_by_replica.pop(replica, None)
-        self._forget_others(replica, self.clock(), with_failed=False)
+        """Forget a replica that is up, and those that failed before it began."""
+        now_s = self.clock()
+        note = self._note_by_replica.pop(replica, None)
+        first_s = now_s if note is None else note.first_s
+        self._forget_others(replica, first_s=first_s, until_s=now_s - SILENT_S, with_failed=True)
 
     def tell(self, application: str) -> dict[str, tuple[ReplicaStart, ...]]:
         """Say where an application's replicas are, by deployment, in the order of their last words."""
@@ -79,13 +88,17 @@ class StartNotes:
             starts[replica.deployment] = (*starts.get(replica.deployment, ()), start)
         return starts
 
-    def _forget_others(self, replica: ReplicaName, now_s: float, *, with_failed: bool) -> None:
-        """Forget the deployment's other replicas that fell silent, since this one is there in their place.
+    def _forget_others(
+        self, replica: ReplicaName, *, first_s: float, until_s: float, with_failed: bool = False
+    ) -> None:
+        """Forget the deployment's other replicas that were last heard before ``until_s``: this one is in their place.
 
-        Those that failed are forgotten for a new one alone: one that started beside them is not in their place.
+        A failure is forgotten for one that began after it alone, and not at once: when Serve gives up, it may have
+        begun another try, and the failure is what it gives up for.
         """
         for other, note in list(self._note_by_replica.items()):
             is_same = (other.application, other.deployment) == (replica.application, replica.deployment)
-            is_over = with_failed if note.problem else now_s - note.heard_s > SILENT_S
-            if is_same and is_over:
+            is_old = note.heard_s < until_s
+            is_over = note.heard_s < first_s and (is_old or with_failed) if note.problem else is_old
+            if is_same and other != replica and is_over:
                 del self._note_by_replica[other]

@@ -31,3 +31,9 @@ def test_a_start_that_is_under_way_says_where_it_is() -> None:
 def test_without_a_start_there_are_serves_words_or_none() -> None:
     assert _cause(state(message=SERVES_WORDS)) == "ConfigError: a key is wrong"
     assert _cause(state()) == ""
+
+
+def test_an_error_of_ours_is_told_without_its_class() -> None:
+    said = "Traceback ...\nensemble.errors.CheckpointError: tiny.gguf: it is cut short; fetch it again\n"
+
+    assert _cause(state(message=said)) == "tiny.gguf: it is cut short; fetch it again"

@@ -115,6 +115,32 @@ def test_a_failed_start_is_told_while_another_goes_on_beside_it(clock: FakeClock
     assert [start.replica_id for start in notes.tell("shop")["member-a"]] == ["1", "2"]
 
 
+def test_a_failure_is_told_for_a_while_although_another_try_has_begun(clock: FakeClock, notes: StartNotes) -> None:
+    notes.hear(name("1"), "load", 0.0, "it is cut short")
+    clock.now_s = 1.0
+    notes.hear(name("2"), "process is up", 0.0, "")
+    assert [start.problem for start in notes.tell("shop")["member-a"]] == ["it is cut short", ""]
+
+    clock.now_s = SILENT_S + 1.0
+    notes.hear(name("2"), "load", 0.5, "")
+
+    assert told(notes) == ["load 50% for 0 s"]
+
+
+def test_a_failure_is_forgotten_when_one_that_began_after_it_is_up(clock: FakeClock, notes: StartNotes) -> None:
+    notes.hear(name("beside"), "load", 0.0, "")
+    clock.now_s = 1.0
+    notes.hear(name("1"), "load", 0.0, "it is cut short")
+    clock.now_s = 2.0
+    notes.hear(name("2"), "load", 0.0, "")
+
+    notes.forget(name("beside"))
+    assert [start.problem for start in notes.tell("shop")["member-a"]] == ["it is cut short", ""]
+
+    notes.forget(name("2"))
+    assert told(notes) == []
+
+
 def test_a_start_that_failed_keeps_its_phase_and_its_time(clock: FakeClock, notes: StartNotes) -> None:
     notes.hear(name("1"), "load", 0.0, "")
     clock.now_s = 3.0
