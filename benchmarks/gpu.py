@@ -205,10 +205,11 @@ def measure_dense(scale: Scale, out: Path) -> dict[str, Any]:
 def write_report(out: Path) -> str:
     """Write the table of what there is, and give the line of results."""
     found = {path.stem: json.loads(path.read_text()) for path in sorted(out.glob("*.json"))}
+    good = {name: one for name, one in found.items() if "error" not in one}
     rows: list[tuple[str, str]] = []
     results: dict[str, str] = {}
     for shape in ("dense", "pruned"):
-        if one := found.get(f"throughput-{shape}"):
+        if one := good.get(f"throughput-{shape}"):
             rates = (f"{name} {one[f'{name}_tokens_per_s']:,.0f}" for name in ("final", "delta", "path"))
             rows.append((f"{shape}, busy, tokens/s: bare vLLM, bare in pieces, whole path", "; ".join(rates)))
             rows.append((f"{shape}: whole path over the faster bare vLLM", f"{one['path_over_bare']:.3f}"))
@@ -216,12 +217,12 @@ def write_report(out: Path) -> str:
             results[f"path_over_bare_{shape}"] = f"{one['path_over_bare']:.3f}"
     starts = [one for name, one in found.items() if name.startswith("start-") or name == "panel"]
     if starts:
-        good = sum(one.get("voted", False) for one in starts)
+        num_voted = sum(one.get("voted", False) for one in starts)
         took = ", ".join(f"{one['start_s']:.0f}" for one in starts if "start_s" in one)
-        rows.append(("starts of three members on the GPU that voted; seconds", f"{good} of {len(starts)}; {took}"))
-        results["starts"] = f"{good}/{max(len(starts), NUM_STARTS)}"
-    if "panel" in found and "dense" in found:
-        _report_votes(found["panel"], found["dense"], rows, results)
+        rows.append(("starts of three members on the GPU that voted; seconds", f"{num_voted} of {len(starts)}; {took}"))
+        results["starts"] = f"{num_voted}/{max(len(starts), NUM_STARTS)}"
+    if "panel" in good and "dense" in good:
+        _report_votes(good["panel"], good["dense"], rows, results)
     machine = next((one["machine"] for one in found.values()), "")
     lines = [f"# A vote on one GPU ({machine})", "", "| what | measured |", "|---|---|"]
     (out / "gpu.md").write_text("\n".join([*lines, *(f"| {what} | {value} |" for what, value in rows)]) + "\n")
