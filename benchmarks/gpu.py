@@ -36,6 +36,7 @@ from gpu_parts import (
     count_tokens,
     describe_machine,
     make_prompts,
+    num_tokens_of,
     serving,
     write_shape,
     write_spec,
@@ -45,8 +46,9 @@ PANEL = ("a", "b", "c")
 BARE_SHARE = 0.45
 """Of the GPU's memory, for bare vLLM beside the half that the member has."""
 NUM_STARTS = 5
-WAYS = ("path", "final", "delta")
-"""The whole path; bare vLLM, told at the end; bare vLLM, told piece by piece."""
+WAYS = ("path", "final", "delta", "logprobs")
+"""The whole path; bare vLLM, told at the end; piece by piece; at the end with each token's log-probability, which the
+path always asks for."""
 
 
 class BareVllm:
@@ -70,18 +72,23 @@ class BareVllm:
         }
         self._llm = AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments))
 
-    async def measure(self, kind: str, asked_for: str) -> float:
-        """Give tokens a second of all prompts, told at the end (`final`) or as they come (`delta`)."""
+    async def measure(self, way: str, asked_for: str) -> float:
+        """Give tokens a second of all prompts, asked in one of the ways."""
         from vllm import SamplingParams  # noqa: PLC0415
         from vllm.sampling_params import RequestOutputKind  # noqa: PLC0415
 
-        output_kind = RequestOutputKind.FINAL_ONLY if kind == "final" else RequestOutputKind.DELTA
-        parameters = SamplingParams(temperature=0.0, max_tokens=self._scale.num_tokens, output_kind=output_kind)
-
+        options: dict[str, Any] = {
+            "temperature": 0.0,
+            "ignore_eos": True,
+            "output_kind": RequestOutputKind.DELTA if way == "delta" else RequestOutputKind.FINAL_ONLY,
+            "logprobs": 0 if way == "logprobs" else None,
+        }
         room = asyncio.Semaphore(self._scale.num_concurrent)
 
         async def complete(number: int, prompt: str) -> int:
+            max_tokens = num_tokens_of(self._scale, number, busy=True)
             async with room:
+                parameters = SamplingParams(max_tokens=max_tokens, **options)
                 outputs = self._llm.generate(prompt, parameters, request_id=f"{asked_for}-{number}")
                 return sum([len(output.outputs[0].token_ids) async for output in outputs])
 
@@ -133,10 +140,12 @@ def measure_throughput(scale: Scale, out: Path, sizes: dict[str, int], engine: d
         finally:
             bare.close()
         # Within a round both met the same machine: ratios first, then their median.
-        ratios = [p / max(f, d) for p, f, d in zip(rates["path"], rates["final"], rates["delta"], strict=True)]
+        turns = [dict(zip(rates, turn, strict=True)) for turn in zip(*rates.values(), strict=True)]
+        ratio = statistics.median(turn["path"] / max(turn["final"], turn["delta"]) for turn in turns)
+        alike = statistics.median(turn["path"] / turn["logprobs"] for turn in turns)
         medians = {f"{name}_tokens_per_s": statistics.median(values) for name, values in rates.items()}
         facts = {"rounds": rates, "start_s": start_s, "counters": counters}
-        return {**medians, "path_over_bare": statistics.median(ratios), **facts}
+        return {**medians, "path_over_bare": ratio, "path_over_logprobs": alike, **facts}
 
     return asyncio.run(run())
 
@@ -205,23 +214,27 @@ def measure_dense(scale: Scale, out: Path) -> dict[str, Any]:
 def write_report(out: Path) -> str:
     """Write the table of what there is, and give the line of results."""
     found = {path.stem: json.loads(path.read_text()) for path in sorted(out.glob("*.json"))}
+    good = {name: one for name, one in found.items() if "error" not in one}
     rows: list[tuple[str, str]] = []
     results: dict[str, str] = {}
     for shape in ("dense", "pruned"):
-        if one := found.get(f"throughput-{shape}"):
-            rates = (f"{name} {one[f'{name}_tokens_per_s']:,.0f}" for name in ("final", "delta", "path"))
-            rows.append((f"{shape}, busy, tokens/s: bare vLLM, bare in pieces, whole path", "; ".join(rates)))
-            rows.append((f"{shape}: whole path over the faster bare vLLM", f"{one['path_over_bare']:.3f}"))
+        if one := good.get(f"throughput-{shape}"):
+            rates = (f"{name} {one[f'{name}_tokens_per_s']:,.0f}" for name in WAYS)
+            rows.append((f"{shape}, busy, tokens/s: the whole path; bare vLLM in three ways", "; ".join(rates)))
+            rows.append((f"{shape}: whole path over the fastest bare vLLM", f"{one['path_over_bare']:.3f}"))
+            alike = f"{one['path_over_logprobs']:.3f}"
+            rows.append((f"{shape}: whole path over bare vLLM that gives log-probabilities, too", alike))
             rows.append((f"{shape}: the path's prompt tokens that its cache had", _cached_share(one["counters"])))
             results[f"path_over_bare_{shape}"] = f"{one['path_over_bare']:.3f}"
+            results[f"path_over_logprobs_{shape}"] = alike
     starts = [one for name, one in found.items() if name.startswith("start-") or name == "panel"]
     if starts:
-        good = sum(one.get("voted", False) for one in starts)
+        num_voted = sum(one.get("voted", False) for one in starts)
         took = ", ".join(f"{one['start_s']:.0f}" for one in starts if "start_s" in one)
-        rows.append(("starts of three members on the GPU that voted; seconds", f"{good} of {len(starts)}; {took}"))
-        results["starts"] = f"{good}/{max(len(starts), NUM_STARTS)}"
-    if "panel" in found and "dense" in found:
-        _report_votes(found["panel"], found["dense"], rows, results)
+        rows.append(("starts of three members on the GPU that voted; seconds", f"{num_voted} of {len(starts)}; {took}"))
+        results["starts"] = f"{num_voted}/{max(len(starts), NUM_STARTS)}"
+    if "panel" in good and "dense" in good:
+        _report_votes(good["panel"], good["dense"], rows, results)
     machine = next((one["machine"] for one in found.values()), "")
     lines = [f"# A vote on one GPU ({machine})", "", "| what | measured |", "|---|---|"]
     (out / "gpu.md").write_text("\n".join([*lines, *(f"| {what} | {value} |" for what, value in rows)]) + "\n")

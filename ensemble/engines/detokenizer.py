@@ -49,6 +49,21 @@ class Detokenizer:
         self._given_text = self._decoder.decode(self._window)
         return new_text
 
+    def push_all(self, tokens: Sequence[int]) -> str:
+        """Take tokens that came at once, for the text that they give one by one, in fewer decodings.
+
+        All but the last few are decoded together where every byte of them belongs to a character.
+        """
+        sure = tokens[:-_MAX_HELD_TOKENS]
+        text = self._decoder.decode([*self._window, *sure])[len(self._given_text) :] if sure else ""
+        if _REPLACEMENT in text:
+            sure, text = (), ""
+        if sure:
+            self._window = list(sure[-_NUM_CONTEXT_TOKENS:])
+            self._num_given = len(self._window)
+            self._given_text = self._decoder.decode(self._window)
+        return text + "".join(map(self.push, tokens[len(sure) :]))
+
     def flush(self) -> str:
         """Return the rest at the completion's end, less the bytes of a character that was cut."""
         text = self._decoder.decode(self._window)[len(self._given_text) :]

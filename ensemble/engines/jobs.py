@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ensemble.engines.block_pool import CacheRow
@@ -160,10 +160,31 @@ class GenerationJob(Job):
         if not text and not is_last:
             return None
         reason = FinishReason.STOP if is_eos or self._stop.is_met else FinishReason.LENGTH
+        return self._chunk(text, reason if is_last else None)
+
+    def accept_all(self, tokens: Sequence[int], logprobs: Sequence[float]) -> CompletionChunk | None:
+        """Take tokens that came at once, as `accept` takes each, up to the completion's last; one chunk for all."""
+        text, reason = "", None
+        # The last one may end the completion; those before it end nothing, and take a fraction of the time together.
+        before = tokens[: max(0, min(len(tokens), self.num_left) - 1)]
+        if before and not self.request.parameters.stop and self._eos_tokens.isdisjoint(before):
+            self.completion_tokens += len(before)
+            self.logprob = sum(logprobs[: len(before)], start=self.logprob)
+            text = self._detokenizer.push_all(before)
+            tokens, logprobs = tokens[len(before) :], logprobs[len(before) :]
+        for token, logprob in zip(tokens, logprobs, strict=True):
+            chunk = self.accept(token, logprob)
+            if chunk is not None:
+                text, reason = text + chunk.text, chunk.finish_reason
+            if self.is_finished:
+                break
+        return self._chunk(text, reason) if text or self.is_finished else None
+
+    def _chunk(self, text: str, reason: FinishReason | None) -> CompletionChunk:
         return CompletionChunk(
             text=text,
             completion_tokens=self.completion_tokens,
             prompt_tokens=len(self.prompt),
             logprob=self.logprob,
-            finish_reason=reason if is_last else None,
+            finish_reason=reason,
         )

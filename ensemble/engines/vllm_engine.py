@@ -6,7 +6,7 @@ import asyncio
 import math
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
@@ -259,18 +259,14 @@ class VllmEngine:
 
     def _accept(self, job: GenerationJob, output: CompletionOutput) -> CompletionChunk | None:
         """Take what came, which is several tokens when they come faster than they are read."""
-        text, chunk = "", None
-        for token, found in zip(output.token_ids, output.logprobs or (), strict=True):
-            logprob = found[token].logprob if found is not None else math.nan
-            if not math.isfinite(logprob):
-                raise self._broken()
-            accepted = job.accept(token, logprob)
-            self._counters.completion_tokens += 1
-            if accepted is not None:
-                text, chunk = text + accepted.text, accepted
-                if accepted.finish_reason is not None:
-                    break
-        return None if chunk is None else replace(chunk, text=text)
+        found = zip(output.token_ids, output.logprobs or (), strict=True)
+        logprobs = [math.nan if of is None else of[token].logprob for token, of in found]
+        if not all(map(math.isfinite, logprobs)):
+            raise self._broken()
+        num_before = job.completion_tokens
+        chunk = job.accept_all(output.token_ids, logprobs)
+        self._counters.completion_tokens += job.completion_tokens - num_before
+        return chunk
 
     def _broken(self) -> MemberError:
         self._num_broken += 1
