@@ -33,8 +33,21 @@ NOTICED_S = 30.0
 """vLLM looks after its processes; on a busy machine that takes a moment."""
 
 
+def find_vllms() -> set[psutil.Process]:
+    return {child for child in psutil.Process().children(recursive=True) if "VLLM" in child.name()}
+
+
+@pytest.fixture(scope="module")
+def others() -> set[psutil.Process]:
+    """Processes of engines that other tests share, and that are none of these tests' business."""
+    return find_vllms()
+
+
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def parrot(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[VllmEngine]:
+async def parrot(
+    others: set[psutil.Process],  # noqa: ARG001 - looked for before this one starts
+    tmp_path_factory: pytest.TempPathFactory,
+) -> AsyncIterator[VllmEngine]:
     """Run one engine for all of these tests; the last of them kills its processes."""
     checkpoint = save_parrot(tmp_path_factory.mktemp("parrot"), PARROT_TEXT, broken_by="#", head_dim=HEAD_DIM)
     async with running_vllm(checkpoint, PromptFormat(score_template="{prompt}")) as engine:
@@ -104,8 +117,10 @@ async def test_an_engine_whose_logits_stay_no_numbers_is_not_healthy(parrot: Vll
         await parrot.check_health()
 
 
-async def test_when_its_processes_die_requests_and_health_say_so_and_closing_leaves_none(parrot: VllmEngine) -> None:
-    processes = [child for child in psutil.Process().children(recursive=True) if "VLLM" in child.name()]
+async def test_when_its_processes_die_requests_and_health_say_so_and_closing_leaves_none(
+    parrot: VllmEngine, others: set[psutil.Process]
+) -> None:
+    processes = find_vllms() - others
 
     for process in processes:
         process.kill()
