@@ -22,11 +22,11 @@ import asyncio
 import json
 import os
 import statistics
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from gpu_bare import BareVllm
 from gpu_parts import (
     ENVIRONMENT,
     GPU_SCALE,
@@ -35,74 +35,16 @@ from gpu_parts import (
     ask_all,
     count_tokens,
     describe_machine,
-    make_prompts,
-    num_tokens_of,
     serving,
     write_shape,
     write_spec,
 )
 
 PANEL = ("a", "b", "c")
-BARE_SHARE = 0.45
-"""Of the GPU's memory, for bare vLLM beside the half that the member has."""
 NUM_STARTS = 5
 WAYS = ("path", "final", "delta", "logprobs")
 """The whole path; bare vLLM, told at the end; piece by piece; at the end with each token's log-probability, which the
 path always asks for."""
-
-
-class BareVllm:
-    """AsyncLLM without anything of ours around it."""
-
-    def __init__(self, scale: Scale, checkpoint: str, engine: dict[str, Any]) -> None:
-        from vllm.engine.arg_utils import AsyncEngineArgs  # noqa: PLC0415 - seconds, and for this phase alone
-        from vllm.v1.engine.async_llm import AsyncLLM  # noqa: PLC0415
-
-        self._scale = scale
-        on_cpu = {"enforce_eager": True, "kv_cache_memory_bytes": 50 * 2**20, "block_size": 32}
-        arguments = {
-            "model": checkpoint,
-            "dtype": scale.engine["dtype"],
-            "load_format": "dummy",
-            "max_num_seqs": scale.engine["max_batch"],
-            "max_model_len": scale.engine["max_context"],
-            "disable_log_stats": True,
-            **engine,
-            **({"gpu_memory_utilization": BARE_SHARE} if scale.half else on_cpu),
-        }
-        self._llm = AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments))
-
-    async def measure(self, way: str, asked_for: str) -> float:
-        """Give tokens a second of all prompts, asked in one of the ways."""
-        from vllm import SamplingParams  # noqa: PLC0415
-        from vllm.sampling_params import RequestOutputKind  # noqa: PLC0415
-
-        options: dict[str, Any] = {
-            "temperature": 0.0,
-            "ignore_eos": True,
-            "output_kind": RequestOutputKind.DELTA if way == "delta" else RequestOutputKind.FINAL_ONLY,
-            "logprobs": 0 if way == "logprobs" else None,
-        }
-        room = asyncio.Semaphore(self._scale.num_concurrent)
-
-        async def complete(number: int, prompt: str) -> int:
-            max_tokens = num_tokens_of(self._scale, number, busy=True)
-            async with room:
-                parameters = SamplingParams(max_tokens=max_tokens, **options)
-                outputs = self._llm.generate(prompt, parameters, request_id=f"{asked_for}-{number}")
-                return sum([len(output.outputs[0].token_ids) async for output in outputs])
-
-        started_s = time.perf_counter()
-        prompts = make_prompts(self._scale, asked_for)
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(complete(*one)) for one in enumerate(prompts)]
-        return sum(task.result() for task in tasks) / (time.perf_counter() - started_s)
-
-    def close(self) -> None:
-        """End its processes."""
-        self._llm.shutdown()
-        # It would end them once more when the interpreter has lost what that takes.
-        del self._llm
 
 
 def measure_throughput(scale: Scale, out: Path, sizes: dict[str, int], engine: dict[str, Any]) -> dict[str, Any]:
@@ -139,15 +81,19 @@ def measure_throughput(scale: Scale, out: Path, sizes: dict[str, int], engine: d
                 counters = await count_tokens(address)
         finally:
             bare.close()
-        # Within a round both met the same machine: ratios first, then their median.
-        turns = [dict(zip(rates, turn, strict=True)) for turn in zip(*rates.values(), strict=True)]
-        ratio = statistics.median(turn["path"] / max(turn["final"], turn["delta"]) for turn in turns)
-        alike = statistics.median(turn["path"] / turn["logprobs"] for turn in turns)
-        medians = {f"{name}_tokens_per_s": statistics.median(values) for name, values in rates.items()}
-        facts = {"rounds": rates, "start_s": start_s, "counters": counters}
-        return {**medians, "path_over_bare": ratio, "path_over_logprobs": alike, **facts}
+        return {**_compare(rates), "rounds": rates, "start_s": start_s, "counters": counters}
 
     return asyncio.run(run())
+
+
+def _compare(rates: dict[str, list[float]]) -> dict[str, float]:
+    # Within a round all met the same machine: ratios first, then their median.
+    turns = [dict(zip(rates, turn, strict=True)) for turn in zip(*rates.values(), strict=True)]
+    return {
+        **{f"{name}_tokens_per_s": statistics.median(values) for name, values in rates.items()},
+        "path_over_bare": statistics.median(turn["path"] / max(turn["final"], turn["delta"]) for turn in turns),
+        "path_over_logprobs": statistics.median(turn["path"] / turn["logprobs"] for turn in turns),
+    }
 
 
 def serve_panel(scale: Scale, out: Path, use: Callable[[str], Any]) -> dict[str, Any]:

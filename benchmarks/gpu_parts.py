@@ -213,11 +213,7 @@ def make_prompts(scale: Scale, asked_for: str) -> list[str]:
 
 
 def num_tokens_of(scale: Scale, number: int, *, busy: bool) -> int:
-    """Say how many tokens a prompt is completed by.
-
-    Where many are asked at a time it is from half to one and a half times the scale's number: completions of one length
-    would all begin and end together, as no traffic does.
-    """
+    """Say how many tokens a prompt gets: of many, 50 to 150 % of the scale's number, so that not all end at once."""
     return scale.num_tokens // 2 + number * 37 % (scale.num_tokens + 1) if busy else scale.num_tokens
 
 

@@ -1,0 +1,66 @@
+"""vLLM alone, as benchmarks/gpu.py measures it beside the whole path."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any
+
+from gpu_parts import Scale, make_prompts, num_tokens_of
+
+BARE_SHARE = 0.45
+"""Of the GPU's memory, for bare vLLM beside the half that the member has."""
+
+
+class BareVllm:
+    """AsyncLLM without anything of ours around it."""
+
+    def __init__(self, scale: Scale, checkpoint: str, engine: dict[str, Any]) -> None:
+        from vllm.engine.arg_utils import AsyncEngineArgs  # noqa: PLC0415 - seconds, and for this phase alone
+        from vllm.v1.engine.async_llm import AsyncLLM  # noqa: PLC0415
+
+        self._scale = scale
+        on_cpu = {"enforce_eager": True, "kv_cache_memory_bytes": 50 * 2**20, "block_size": 32}
+        arguments = {
+            "model": checkpoint,
+            "dtype": scale.engine["dtype"],
+            "load_format": "dummy",
+            "max_num_seqs": scale.engine["max_batch"],
+            "max_model_len": scale.engine["max_context"],
+            "disable_log_stats": True,
+            **engine,
+            **({"gpu_memory_utilization": BARE_SHARE} if scale.half else on_cpu),
+        }
+        self._llm = AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments))
+
+    async def measure(self, way: str, asked_for: str) -> float:
+        """Give tokens a second of all prompts, asked in one of the ways."""
+        from vllm import SamplingParams  # noqa: PLC0415
+        from vllm.sampling_params import RequestOutputKind  # noqa: PLC0415
+
+        options: dict[str, Any] = {
+            "temperature": 0.0,
+            "ignore_eos": True,
+            "output_kind": RequestOutputKind.DELTA if way == "delta" else RequestOutputKind.FINAL_ONLY,
+            "logprobs": 0 if way == "logprobs" else None,
+        }
+        room = asyncio.Semaphore(self._scale.num_concurrent)
+
+        async def complete(number: int, prompt: str) -> int:
+            max_tokens = num_tokens_of(self._scale, number, busy=True)
+            async with room:
+                parameters = SamplingParams(max_tokens=max_tokens, **options)
+                outputs = self._llm.generate(prompt, parameters, request_id=f"{asked_for}-{number}")
+                return sum([len(output.outputs[0].token_ids) async for output in outputs])
+
+        started_s = time.perf_counter()
+        prompts = make_prompts(self._scale, asked_for)
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(complete(*one)) for one in enumerate(prompts)]
+        return sum(task.result() for task in tasks) / (time.perf_counter() - started_s)
+
+    def close(self) -> None:
+        """End its processes."""
+        self._llm.shutdown()
+        # It would end them once more when the interpreter has lost what that takes.
+        del self._llm
