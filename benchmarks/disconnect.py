@@ -111,7 +111,7 @@ async def _kill_one(member: _Member, endpoint: str, ensemble: str) -> float:
         if client.returncode is None:
             client.kill()
     async with asyncio.timeout(FREE_TIMEOUT_S):
-        while await member.count_running():
+        while await member.count_running():  # noqa: ASYNC110 - another process has no event for it
             # Its process has a model to run, too.
             await asyncio.sleep(POLL_S)
     elapsed_ms = (time.perf_counter() - started_s) * 1_000
