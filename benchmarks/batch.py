@@ -3,7 +3,8 @@
 Directly, every engine runs in a process of its own, as in a batch, all at the same time, with as many items under way;
 the slowest says how long that takes. Rounds are short and interleaved, so that a drift of the machine meets both alike;
 starting is counted on neither side. The batch has engines of its own on a cluster, or with --endpoint asks one that
-runs meanwhile. The last line is `RESULT batch ...`.
+runs meanwhile. `make demo` makes the checkpoints of deploy/specs/laptop.yaml; `python examples/tweets.py` makes the
+items, and the small classifiers of deploy/specs/tweets.yaml. The last line is `RESULT batch ...`.
 """
 
 from __future__ import annotations
@@ -152,9 +153,9 @@ def _rest(item: BatchItem) -> dict[str, object]:
 
 def _parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--spec", type=Path, default=ROOT / "deploy" / "specs" / "tweets.yaml")
+    parser.add_argument("--spec", type=Path, default=ROOT / "deploy" / "specs" / "laptop.yaml")
     parser.add_argument("--data", type=Path, default=cache_dir() / "tweets" / "test.jsonl")
-    parser.add_argument("--items", type=int, default=2_000)
+    parser.add_argument("--items", type=int, default=400)
     parser.add_argument("--concurrency", type=int, default=32)
     parser.add_argument("--rounds", type=int, default=4)
     parser.add_argument("--endpoint", action="store_true", help="ask a running endpoint")

@@ -23,6 +23,8 @@ from ensemble.serving.deployment_states import DeploymentState, is_running
 from ensemble.serving.feedback_store import end_keepers
 from ensemble.spec_file import load_calibrations, load_spec, parse_spec
 
+FILES = "/etc/ensemble"
+"""Where manifests put a spec's files."""
 ONE_LOOP = {"RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "0", "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0"}
 """The router's server and Serve's choice of replicas share one event loop: a second costs a thread switch a call."""
 
@@ -76,11 +78,13 @@ def application(args: Mapping[str, Any]) -> Application:
     """Build the application of ``args["spec"]``: what a Serve config's ``import_path`` names.
 
     The spec is a path on every node, or the spec itself: Serve takes a changed config in place, and a path stays the
-    same when its file changes.
+    same when its file changes. Its own paths are relative to ``args["folder"]`` then, as a file's are to its folder.
     """
     given = args["spec"]
-    is_inline = isinstance(given, Mapping)
-    spec = parse_spec(given, source="args.spec", folder=Path.cwd()) if is_inline else load_spec(Path(given))
+    if isinstance(given, Mapping):
+        spec = parse_spec(given, source="args.spec", folder=Path(args.get("folder", FILES)))
+    else:
+        spec = load_spec(Path(given))
     return build_application(spec, application_secret(spec.name))
 
 

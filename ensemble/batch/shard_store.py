@@ -176,12 +176,14 @@ def open_batch(output: Location, manifest: BatchManifest) -> Iterator[ShardStore
     folder = folder_of(output)
     folder.make_folder()
     with _locked(folder):
-        described = folder.child(MANIFEST_FILE)
-        if described.exists():
+        described, shards = folder.child(MANIFEST_FILE), folder.child(_SHARDS)
+        # Of a batch that answered nothing, because its spec was wrong, say, there is nothing to go on with.
+        has_answers = output.exists() or (shards.exists() and bool(shards.names()))
+        if described.exists() and has_answers:
             go_on_with(described, manifest, output=output)
         else:
             save_batch_manifest(manifest, described)
-        folder.child(_SHARDS).make_folder()
+        shards.make_folder()
         if output.is_local:
             remove_partials(output.local_path)
         yield ShardStore(output=output, manifest=manifest)

@@ -118,10 +118,22 @@ def test_an_output_that_was_changed_after_the_batch_is_refused_and_one_that_was_
     assert store.stored() == frozenset()
 
 
-def test_a_batch_of_other_facts_is_refused_and_the_difference_told(tmp_path: Path) -> None:
+def test_a_batch_that_answered_nothing_makes_room_for_one_of_other_facts(tmp_path: Path) -> None:
     output = Location.of(str(tmp_path / "out.jsonl"))
     with open_batch(output, build_manifest(4)):
         pass
+
+    with open_batch(output, build_manifest(4, input_digest="2" * 64)) as store:
+        write_all(store, [0])
+        finish(store)
+
+    assert store.is_finished()
+
+
+def test_a_batch_of_other_facts_is_refused_and_the_difference_told(tmp_path: Path) -> None:
+    output = Location.of(str(tmp_path / "out.jsonl"))
+    with open_batch(output, build_manifest(4)) as store:
+        write_all(store, [0])
 
     with (
         pytest.raises(ConfigError, match="shard_items was 4 and is 5") as told,

@@ -17,7 +17,7 @@ from tests.manifests.rendered import ROOT, Resource
 
 OLDEST_MINOR = 30
 VERSIONS = list(dict.fromkeys(one for one in all_versions() if int(one.split(".")[1]) >= OLDEST_MINOR))
-BESIDE = ROOT.parent / "shared/k8s-schemas"
+BESIDE = next(ROOT.parent.glob("*/k8s-schemas"), ROOT.parent / "k8s-schemas")
 KUBERAY_SCHEMAS = Path(os.environ.get("ENSEMBLE_KUBERAY_SCHEMAS") or BESIDE)  # noqa: TID251 - this machine's
 
 needs_kuberay_schemas = pytest.mark.skipif(
