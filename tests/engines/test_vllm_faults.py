@@ -17,6 +17,7 @@ from tests.engines.vllm_runs import (
     HEAD_DIM,
     NEEDS_VLLM,
     START_TIMEOUT,
+    find_vllms,
     read_chunks,
     read_text,
     running_vllm,
@@ -31,10 +32,6 @@ pytestmark = [pytest.mark.vllm, pytest.mark.slow, NEEDS_VLLM, START_TIMEOUT, pyt
 
 NOTICED_S = 30.0
 """vLLM looks after its processes; on a busy machine that takes a moment."""
-
-
-def find_vllms() -> set[psutil.Process]:
-    return {child for child in psutil.Process().children(recursive=True) if "VLLM" in child.name()}
 
 
 @pytest.fixture(scope="module")

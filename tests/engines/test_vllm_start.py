@@ -19,7 +19,15 @@ from ensemble.engines.load import build_engine
 from ensemble.engines.prompt_format import PromptFormat
 from ensemble.errors import CheckpointError, ConfigError, MemberError
 from tests.engines.tiny_checkpoints import save_random_llama
-from tests.engines.vllm_runs import HEAD_DIM, NEEDS_VLLM, START_TIMEOUT, read_text, running_vllm, vllm_config
+from tests.engines.vllm_runs import (
+    HEAD_DIM,
+    NEEDS_VLLM,
+    START_TIMEOUT,
+    find_vllms,
+    read_text,
+    running_vllm,
+    vllm_config,
+)
 
 LONGEST_MESSAGE = 1000
 ROOT = Path(__file__).parents[2]
@@ -150,11 +158,12 @@ class TestBeforeAnyProcessStarts:
 @NEEDS_VLLM
 @START_TIMEOUT
 async def test_a_cache_that_does_not_hold_one_request_is_a_config_error_with_figures(llama: str) -> None:
+    others = find_vllms()
     with pytest.raises(ConfigError, match=r"does not fit.*KV cache") as caught:
         await start(llama, kv_cache_gib=0.0001)
 
     assert len(str(caught.value)) < LONGEST_MESSAGE
-    assert not [child for child in psutil.Process().children(recursive=True) if "VLLM" in child.name()]
+    assert find_vllms() <= others
 
 
 @pytest.mark.vllm

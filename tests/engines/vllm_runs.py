@@ -8,6 +8,7 @@ from functools import partial
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
+import psutil
 import pytest
 
 from ensemble.checkpoints.resolve import DEFAULT_CACHE_DIR
@@ -32,6 +33,11 @@ START_TIMEOUT = pytest.mark.timeout(600.0)
 IDLE_TIMEOUT_S = 30.0
 HEAD_DIM = 32
 """The least that vLLM's CPU attention takes."""
+
+
+def find_vllms() -> set[psutil.Process]:
+    """Find vLLM's processes that tests of this process started; some belong to an engine that tests share."""
+    return {child for child in psutil.Process().children(recursive=True) if "VLLM" in child.name()}
 
 
 def vllm_config(**options: Any) -> VllmEngineConfig:
