@@ -44,12 +44,6 @@ class FusedCache(PagedCache):
         """What is allocated; 0 before the first forward pass."""
         return super().num_bytes + sum(other.num_bytes for other in self._others)
 
-    def watch(self, check: Callable[[], None]) -> None:
-        """Call this in every layer of every checkpoint."""
-        super().watch(check)
-        for other in self._others:
-            other.watch(check)
-
     def wipe(self, blocks: Sequence[int]) -> None:
         """Zero these blocks in every cache."""
         super().wipe(blocks)

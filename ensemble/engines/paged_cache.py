@@ -18,7 +18,7 @@ from transformers.cache_utils import Cache, CacheLayerMixin
 from ensemble.engines.block_pool import BLOCK_TOKENS, BlockPool, CacheRow, chain_keys
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
 
 @dataclass(slots=True, kw_only=True)
@@ -28,7 +28,7 @@ class CachePlan:
     ``stored`` indexes the fed tokens that are kept, None for all, and ``write_slots`` says where. ``seen_blocks`` are
     gathered, [rows, blocks]: the ``longest`` first tokens of each row are seen. A single row whose blocks lie side by
     side is seen where it is, from slot ``first_slot`` on. With ``is_step`` what is seen includes the fed tokens;
-    otherwise these are seen behind it. ``check`` is called in every layer and may end the pass by raising.
+    otherwise these are seen behind it.
     """
 
     stored: torch.Tensor | None = None
@@ -37,7 +37,6 @@ class CachePlan:
     first_slot: int | None = None
     longest: int = 0
     is_step: bool = False
-    check: Callable[[], None] = lambda: None
 
 
 class PagedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
@@ -60,7 +59,6 @@ class PagedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Write the new keys and values (BHQD); return those that the pass sees (BHKD)."""
         del args, kwargs
-        self._plan.check()
         if self.keys is None:
             self.lazy_initialization(key_states, value_states)
         keys, values = cast("torch.Tensor", self.keys), cast("torch.Tensor", self.values)
@@ -138,10 +136,6 @@ class PagedCache(Cache):
     def num_bytes(self) -> int:
         """What is allocated; 0 before the first forward pass. On a CPU it takes memory only where it is written to."""
         return sum(t.nbytes for layer in self._paged_layers for t in (layer.keys, layer.values) if t is not None)
-
-    def watch(self, check: Callable[[], None]) -> None:
-        """Call this in every layer of every pass; what it raises ends the pass."""
-        self._plan.check = check
 
     def match(self, tokens: Sequence[int]) -> tuple[int, bytes | None]:
         """Give how many first tokens of a prompt are known, and the name of the block that is missing next.
