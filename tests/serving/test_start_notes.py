@@ -154,7 +154,6 @@ def test_a_start_that_failed_keeps_its_phase_and_its_time(clock: FakeClock, note
 
 
 def test_replicas_that_start_side_by_side_are_both_told(notes: StartNotes) -> None:
-
     notes.hear(name("1"), "load", 0.5, "")
     notes.hear(name("2"), "process is up", 0.0, "")
 
@@ -179,7 +178,6 @@ def test_another_application_and_deployment_are_kept_apart(notes: StartNotes) ->
 
 
 def test_no_more_than_a_bounded_number_is_remembered(notes: StartNotes) -> None:
-
     for number in range(MAX_NOTES + 5):
         notes.hear(name(str(number)), "load", 0.0, "")
 
