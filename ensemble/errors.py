@@ -155,6 +155,20 @@ class FeedbackUnavailableError(EnsembleError):
         return f"the feedback was not kept: {self.problem}; send it again after a moment"
 
 
+class StartError(EnsembleError):
+    """A replica could not start; ``problem`` is the failure in one line, ``phase`` what it was at."""
+
+    fact_names = ("problem", "phase")
+
+    def __init__(self, problem: str, phase: str) -> None:
+        super().__init__(problem, phase)
+        self.problem = problem
+        self.phase = phase
+
+    def __str__(self) -> str:
+        return f"{self.problem} (in the phase {self.phase!r})"
+
+
 class DefectError(EnsembleError):
     """The server met something that its authors did not foresee."""
 

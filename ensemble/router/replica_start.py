@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ensemble.errors import StartError
+
 SILENT_S = 15.0
 """A replica that starts tells every few seconds where it is. One that is silent for longer is gone, or something holds
 up everything in its process."""
@@ -26,7 +28,7 @@ class ReplicaStart:
 
     def __str__(self) -> str:
         if self.problem:
-            return f"{self.problem} (in the phase {self.phase!r})"
+            return str(StartError(self.problem, self.phase))
         share = f" {self.share:.0%}" if 0 < self.share < 1 else ""
         silence = f", silent for {self.silent_s:.0f} s" if self.silent_s > SILENT_S else ""
         return f"{self.phase}{share} for {self.phase_s:.0f} s{silence}"

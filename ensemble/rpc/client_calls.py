@@ -20,7 +20,9 @@ _RETRY_UNAVAILABLE = {
             "name": [{"service": "ensemble.v1.EnsembleService"}],
             "retryPolicy": {
                 "maxAttempts": 4,
-                "initialBackoff": "0.05s",
+                # The second attempt comes after the connection has been tried again, see below; a call that fails on
+                # a connection that is not there fails at once, so all attempts could be over before that.
+                "initialBackoff": "0.2s",
                 "maxBackoff": "1s",
                 "backoffMultiplier": 2,
                 # CANCELLED is what gRPC's server says to calls that it has not begun when it stops.
@@ -31,6 +33,8 @@ _RETRY_UNAVAILABLE = {
     "loadBalancingConfig": [{"round_robin": {}}],
 }
 OPTIONS = (
+    # A replica that goes resets the connections that it has not accepted yet; another one at the address takes the next.
+    ("grpc.initial_reconnect_backoff_ms", 100),
     # Of several addresses, one that comes back is found before another one goes; gRPC's own bound is two minutes.
     ("grpc.max_reconnect_backoff_ms", 2_000),
     ("grpc.service_config", json.dumps(_RETRY_UNAVAILABLE)),

@@ -12,7 +12,7 @@ import ray
 from ray.exceptions import RayError
 
 from ensemble import __version__
-from ensemble.errors import EnsembleError
+from ensemble.errors import EnsembleError, StartError
 from ensemble.router.replica_start import ReplicaStart
 from ensemble.serving.namespace import NAMESPACE
 from ensemble.serving.start_notes import ReplicaName, StartNotes
@@ -91,6 +91,11 @@ class StartTeller:
     replica: ReplicaName
     _at: tuple[str, float] = ("process is up", 0.0)
 
+    @property
+    def phase(self) -> str:
+        """What the start is at."""
+        return self._at[0]
+
     def on_phase(self, name: str, share: float) -> None:
         """Note where the start is; from any thread."""
         self._at = (name, share)
@@ -115,7 +120,11 @@ class StartTeller:
 
 @asynccontextmanager
 async def start_told(board: Any, replica: ReplicaName) -> AsyncIterator[StartTeller]:
-    """Tell the board how the block, a replica's start, goes."""
+    """Tell the board how the block, a replica's start, goes.
+
+    Raises:
+        StartError: the block failed. Serve says so too when it gives up, and the board may be slow, or away.
+    """
     teller = StartTeller(board=board, replica=replica)
     telling = asyncio.create_task(teller.run(), name="start-teller")
     problem = "it was stopped before it was up"
@@ -124,7 +133,7 @@ async def start_told(board: Any, replica: ReplicaName) -> AsyncIterator[StartTel
         problem = ""
     except Exception as error:
         problem = describe_failure(error)
-        raise
+        raise StartError(problem, teller.phase) from error
     finally:
         telling.cancel()
         await teller.say_last(problem)

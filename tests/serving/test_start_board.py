@@ -11,8 +11,9 @@ import ray
 from ray.util import placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
+from ensemble.errors import CheckpointError, StartError
 from ensemble.serving.namespace import NAMESPACE
-from ensemble.serving.start_board import BOARD, read_starts, start_board
+from ensemble.serving.start_board import BOARD, read_starts, start_board, start_told
 from ensemble.serving.start_notes import ReplicaName
 from tests.serving.systems import GENEROUS_S, POLL_S
 
@@ -68,3 +69,16 @@ def test_reading_starts_no_board() -> None:
     assert read_starts("no-such-application") == {}
 
     assert (find_board(BOARD) is not None) is was_there
+
+
+async def test_a_failed_start_tells_its_phase_though_the_board_is_away() -> None:
+    board = start_board("board-that-goes")
+    ray.kill(board)
+    replica = ReplicaName(application="shop", deployment="member-a", replica_id="1")
+
+    with pytest.raises(StartError) as caught:
+        async with start_told(board, replica) as teller:
+            teller.on_phase("load", 0.5)
+            raise CheckpointError("tiny.gguf", "it is cut short", "fetch it again")
+
+    assert str(caught.value) == "tiny.gguf: it is cut short; fetch it again (in the phase 'load')"
