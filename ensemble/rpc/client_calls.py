@@ -33,7 +33,7 @@ _RETRY_UNAVAILABLE = {
     "loadBalancingConfig": [{"round_robin": {}}],
 }
 OPTIONS = (
-    # A replica that goes resets the connections that it has not accepted yet; another one at the address takes the next.
+    # A replica that goes resets the connections that it has not accepted; another one at the address takes the next.
     ("grpc.initial_reconnect_backoff_ms", 100),
     # Of several addresses, one that comes back is found before another one goes; gRPC's own bound is two minutes.
     ("grpc.max_reconnect_backoff_ms", 2_000),

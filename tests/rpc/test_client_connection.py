@@ -37,7 +37,7 @@ async def test_a_connection_that_is_reset_before_it_is_accepted_is_tried_again()
     with socket.create_server((HOST, 0)) as going:
         # With this a closed connection is reset.
         going.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        going.setblocking(False)
+        going.settimeout(0.0)  # for the loop
         port = going.getsockname()[1]
         async with AsyncEnsembleClient(f"{HOST}:{port}") as client:
             call = asyncio.create_task(client.list_ensembles())

@@ -76,9 +76,12 @@ async def test_a_failed_start_tells_its_phase_though_the_board_is_away() -> None
     ray.kill(board)
     replica = ReplicaName(application="shop", deployment="member-a", replica_id="1")
 
-    with pytest.raises(StartError) as caught:
+    async def fail() -> None:
         async with start_told(board, replica) as teller:
             teller.on_phase("load", 0.5)
             raise CheckpointError("tiny.gguf", "it is cut short", "fetch it again")
+
+    with pytest.raises(StartError) as caught:
+        await fail()
 
     assert str(caught.value) == "tiny.gguf: it is cut short; fetch it again (in the phase 'load')"
