@@ -16,7 +16,7 @@ from ensemble.cli.terminal import stderr_console, stdout_console
 from ensemble.config import cache_dir
 
 if TYPE_CHECKING:
-    from ensemble.compression.compress import CompressionReport
+    from ensemble.compression.record import CompressionReport
 
 MIB = 2**20
 

@@ -2,36 +2,33 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
-import platform
-from dataclasses import asdict, dataclass, replace
+from copy import deepcopy
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import safetensors
 import torch
-import transformers
-from torch import nn
 
-from ensemble import __version__
 from ensemble.checkpoints import DEFAULT_CACHE_DIR
-from ensemble.checkpoints.folder import find_weight_files, read_config
-from ensemble.checkpoints.int4_format import describe_int4
-from ensemble.checkpoints.int4_linear import Int4Linear
-from ensemble.checkpoints.int8_format import describe_int8
+from ensemble.checkpoints.folder import read_config
 from ensemble.checkpoints.load import DTYPES, LoadedCheckpoint, load_checkpoint
 from ensemble.checkpoints.progress import OnPhase, ignore_phase
 from ensemble.checkpoints.storage import write_folder_whole
 from ensemble.checkpoints.write import collect_tensors, write_checkpoint
 from ensemble.compression.calibration_text import CalibrationText, load_calibration_text, split_calibration_text
+from ensemble.compression.decoder_layers import has_decoder_layers
 from ensemble.compression.perplexity import measure_perplexity
-from ensemble.compression.prune_layers import check_prune_layers, prune_layers
-from ensemble.compression.prune_weights import find_layers_to_prune, prune_weights
-from ensemble.compression.quantize_int4 import find_int4_targets, quantize_int4
-from ensemble.compression.quantize_int8 import find_targets, quantize_int8
-from ensemble.compression.recipe import PruneLayers, PruneWeights, QuantizeInt4, QuantizeInt8, Recipe, Step
+from ensemble.compression.record import (
+    RECORD_NAME,
+    CompressionReport,
+    count_weight_bytes,
+    read_source_digest,
+    read_versions,
+)
+from ensemble.compression.step import StepContext, StepResult
+from ensemble.compression.work_folder import WorkFolder, open_work_folder
 from ensemble.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -39,28 +36,7 @@ if TYPE_CHECKING:
 
     from transformers import PreTrainedModel
 
-RECORD_NAME = "compression.json"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CompressionReport:
-    """What was done to which checkpoint, and what it cost; the same facts lie in ``compression.json``.
-
-    Sizes are those of the weights' files. The perplexities are on text that no step has seen; a classifier has none.
-    """
-
-    source: str
-    source_digest: str
-    output: str
-    recipe: dict[str, Any]
-    steps: tuple[dict[str, Any], ...]
-    """What each step found out, in the recipe's order."""
-    source_bytes: int
-    output_bytes: int
-    perplexity_before: float | None
-    perplexity_after: float | None
-    calibration_digest: str
-    versions: dict[str, str]
+    from ensemble.compression.recipe import Recipe
 
 
 def compress(
@@ -74,7 +50,7 @@ def compress(
 ) -> CompressionReport:
     """Take the recipe's steps in order and write the result as a whole folder or not at all.
 
-    The same source, recipe and text give byte-equal weights.
+    The same source, recipe and text give byte-equal weights. What a killed run had finished is taken up again.
 
     Raises:
         ConfigError: the output exists, or the recipe, the source or the text cannot be used; found before long work.
@@ -83,148 +59,149 @@ def compress(
     if output.exists():
         raise ConfigError(str(output), "it exists already", "choose another folder, or remove it")
     text = load_calibration_text(calibration_texts)
-    checkpoint = load_checkpoint(source, dtype="float32", device="cpu", cache_dir=cache_dir, on_phase=on_progress)
-    _check_source(source, checkpoint, recipe)
-    calibration = split_calibration_text(text, checkpoint.tokenizer)
-
-    report = _take_steps(
-        checkpoint, recipe, calibration=calibration, source=source, output=output, on_progress=on_progress
+    source_checkpoint = load_checkpoint(
+        source, dtype="float32", device="cpu", cache_dir=cache_dir, on_phase=on_progress
     )
-
-    on_progress("write", 0.0)
-    with write_folder_whole(output) as partial:
-        _write(partial, checkpoint, recipe)
-        report = replace(report, output_bytes=_count_bytes(partial))
-        (partial / RECORD_NAME).write_text(json.dumps(asdict(report), indent=2) + "\n", "utf-8")
-    on_progress("write", 1.0)
+    _check_source(source, source_checkpoint, recipe)
+    run = _Run(
+        source=source,
+        checkpoint=source_checkpoint,
+        recipe=recipe,
+        calibration=split_calibration_text(text, source_checkpoint.tokenizer),
+        num_layers=_count_layers(source_checkpoint.model),
+        cache_dir=cache_dir,
+        on_progress=on_progress,
+    )
+    with open_work_folder(cache_dir, run.facts()) as work:
+        report = run.make(output, work)
+        work.remove()
     return report
 
 
 def _check_source(source: str, checkpoint: LoadedCheckpoint, recipe: Recipe) -> None:
     if "quantization_config" in read_config(checkpoint.folder):
         raise ConfigError(source, "it is quantised already", "compress the float checkpoint that it was made from")
-    _check_steps(checkpoint.model, recipe)
+    with torch.device("meta"):
+        empty = type(checkpoint.model)(deepcopy(checkpoint.model.config))
+    for step in recipe.steps:
+        step.check(empty)
     for name, tensor in checkpoint.model.state_dict().items():
         if not torch.isfinite(tensor).all():
             raise ConfigError(source, f"{name} holds weights that are not finite", "give a sound checkpoint")
 
 
-def _check_steps(model: PreTrainedModel, recipe: Recipe) -> None:
-    num_gone = 0
-    for step in recipe.steps:
-        match step:
-            case PruneLayers():
-                check_prune_layers(model, step, num_gone=num_gone)
-                num_gone += step.num_layers
-            case PruneWeights():
-                find_layers_to_prune(model, step)
-            case QuantizeInt8():
-                find_targets(model, step)
-            case QuantizeInt4():
-                find_int4_targets(model, step)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Run:
+    """One compression, from the loaded source on."""
 
+    source: str
+    checkpoint: LoadedCheckpoint
+    recipe: Recipe
+    calibration: CalibrationText
+    num_layers: int
+    """Of the source's decoder; its model changes."""
+    cache_dir: Path
+    on_progress: OnPhase
 
-def _take_steps(
-    checkpoint: LoadedCheckpoint,
-    recipe: Recipe,
-    *,
-    calibration: CalibrationText,
-    source: str,
-    output: Path,
-    on_progress: OnPhase,
-) -> CompressionReport:
-    """Change the model in place; the report's ``output_bytes`` is 0, since nothing is written yet."""
-    model = checkpoint.model
-    on_progress("perplexity before", 0.0)
-    before = None if checkpoint.is_classifier else _measure(model, calibration, where=source)
-    steps = tuple(_take(model, step, calibration=calibration, on_progress=on_progress) for step in recipe.steps)
-    on_progress("perplexity after", 0.0)
-    after = None if checkpoint.is_classifier else _measure(model, calibration, where="recipe")
-    return CompressionReport(
-        source=source,
-        source_digest=_read_digest(checkpoint.folder),
-        output=str(output),
-        recipe=recipe.model_dump(mode="json"),
-        steps=steps,
-        source_bytes=_count_bytes(checkpoint.folder),
-        output_bytes=0,
-        perplexity_before=before,
-        perplexity_after=after,
-        calibration_digest=calibration.digest,
-        versions=_read_versions(),
-    )
+    def facts(self) -> dict[str, Any]:
+        """Give everything that the result's bytes depend on."""
+        return {
+            "source": read_source_digest(self.checkpoint.folder),
+            "recipe": self.recipe.model_dump(mode="json"),
+            "calibration": self.calibration.digest,
+            "versions": read_versions(),
+        }
 
+    def make(self, output: Path, work: WorkFolder) -> CompressionReport:
+        """Take the steps that are left, and write what comes out."""
+        self.on_progress("perplexity before", 0.0)
+        before = self._measure(self.checkpoint.model, where=self.source)
+        model, steps, result = self._take_steps(work)
+        self.on_progress("perplexity after", 0.0)
+        after = self._measure(model, where="recipe")
+        self.on_progress("write", 0.0)
+        with write_folder_whole(output) as partial:
+            self._write(partial, model, result)
+            report = CompressionReport(
+                source=self.source,
+                source_digest=read_source_digest(self.checkpoint.folder),
+                output=str(output),
+                recipe=self.recipe.model_dump(mode="json"),
+                steps=tuple(steps),
+                source_bytes=count_weight_bytes(self.checkpoint.folder),
+                output_bytes=count_weight_bytes(partial),
+                perplexity_before=before,
+                perplexity_after=after,
+                calibration_digest=self.calibration.digest,
+                versions=read_versions(),
+            )
+            (partial / RECORD_NAME).write_text(json.dumps(asdict(report), indent=2) + "\n", "utf-8")
+        self.on_progress("write", 1.0)
+        return report
 
-def _take(model: PreTrainedModel, step: Step, *, calibration: CalibrationText, on_progress: OnPhase) -> dict[str, Any]:
-    match step:
-        case PruneLayers():
-            found = prune_layers(model, step, calibrate_WT=calibration.calibrate_WT, on_phase=on_progress)
-        case PruneWeights():
-            found = prune_weights(model, step, on_phase=on_progress)
-        case QuantizeInt8():
-            found = quantize_int8(model, step, on_phase=on_progress)
-        case QuantizeInt4():
-            found = quantize_int4(model, step, on_phase=on_progress)
-    return {"type": step.type, **found}
+    def _take_steps(self, work: WorkFolder) -> tuple[PreTrainedModel, list[dict[str, Any]], StepResult]:
+        """Give the last model, what every step found, and the last step's result."""
+        kept = work.find_last()
+        model, steps = self.checkpoint.model, list(kept.findings) if kept else []
+        if kept:
+            model = self._load(str(kept.checkpoint))
+        result = StepResult(findings={})
+        for number, step in enumerate(self.recipe.steps[len(steps) :], start=len(steps)):
+            with work.scratch() as scratch:
+                context = StepContext(
+                    calibrate_WT=self.calibration.calibrate_WT,
+                    tokenizer=self.checkpoint.tokenizer,
+                    load_original=lambda: self._load(self.source),
+                    original_layers=_trace_layers(self.num_layers, steps),
+                    seed=self.recipe.seed + number,
+                    scratch=scratch,
+                    on_phase=self.on_progress,
+                )
+                result = step.take(model, context)
+            steps.append({"type": step.type, **result.findings})
+            if number + 1 < len(self.recipe.steps):
+                work.keep(model, self.checkpoint.tokenizer, steps)
+        return model, steps, result
 
+    def _load(self, reference: str) -> PreTrainedModel:
+        return load_checkpoint(reference, dtype="float32", device="cpu", cache_dir=self.cache_dir).model
 
-def _measure(model: PreTrainedModel, calibration: CalibrationText, *, where: str) -> float:
-    perplexity = measure_perplexity(model, calibration.held_out_WT)
-    if not math.isfinite(perplexity):
-        raise ConfigError(where, "the model's perplexity is not finite", "give a sound checkpoint, or compress it less")
-    return perplexity
+    def _measure(self, model: PreTrainedModel, *, where: str) -> float | None:
+        if self.checkpoint.is_classifier:
+            return None
+        perplexity = measure_perplexity(model, self.calibration.held_out_WT)
+        if not math.isfinite(perplexity):
+            remedy = "give a sound checkpoint, or compress it less"
+            raise ConfigError(where, "the model's perplexity is not finite", remedy)
+        return perplexity
 
-
-def _write(folder: Path, checkpoint: LoadedCheckpoint, recipe: Recipe) -> None:
-    """Write the weights in the dtype that the source had; scales stay float32."""
-    source_config = read_config(checkpoint.folder)
-    dtype_name = source_config.get("dtype") or source_config.get("torch_dtype") or "float32"
-    dtype = DTYPES.get(dtype_name, torch.float32)
-    tensors = {
-        name: tensor.to(dtype) if tensor.is_floating_point() and not name.endswith(".weight_scale") else tensor
-        for name, tensor in collect_tensors(checkpoint.model).items()
-    }
-    checkpoint.model.config.dtype = dtype
-    quantization = _describe_quantization(checkpoint.model, recipe.steps[-1])
-    write_checkpoint(folder, tensors, model=checkpoint.model, tokenizer=checkpoint.tokenizer, quantization=quantization)
-
-
-def _describe_quantization(model: PreTrainedModel, last_step: Step) -> dict[str, Any] | None:
-    layers = dict(model.named_modules())
-    # In full, because other readers of the format know no short names.
-    left_float = tuple(name for name, layer in layers.items() if isinstance(layer, nn.Linear))
-    match last_step:
-        case QuantizeInt8():
-            return describe_int8(ignore=left_float)
-        case QuantizeInt4():
-            group_size_by_layer = {
-                name: layer.group_size for name, layer in layers.items() if isinstance(layer, Int4Linear)
+    def _write(self, folder: Path, model: PreTrainedModel, result: StepResult) -> None:
+        """Write the weights in the dtype that the source had; scales stay float32."""
+        source_config = read_config(self.checkpoint.folder)
+        dtype_name = source_config.get("dtype") or source_config.get("torch_dtype") or "float32"
+        dtype = DTYPES.get(dtype_name, torch.float32)
+        model.config.dtype = dtype
+        tensors = (
+            dict(result.tensors)
+            if result.tensors is not None
+            else {
+                name: tensor.to(dtype)
+                if tensor.dtype == torch.float32 and not name.endswith(".weight_scale")
+                else tensor
+                for name, tensor in collect_tensors(model).items()
             }
-            return describe_int4(group_size_by_layer, ignore=left_float)
-    return None
+        )
+        tokenizer = self.checkpoint.tokenizer
+        write_checkpoint(folder, tensors, model=model, tokenizer=tokenizer, quantization=result.quantization)
 
 
-def _read_digest(folder: Path) -> str:
-    """Give the digest of the GGUF file that a converted folder came from, or else of the weights' files."""
-    origin = folder / "origin.json"
-    if origin.is_file():
-        return f"sha256:{json.loads(origin.read_text('utf-8'))['sha256']}"
-    digest = hashlib.sha256()
-    for path in find_weight_files(folder):
-        with path.open("rb") as stream:
-            digest.update(hashlib.file_digest(stream, "sha256").digest())
-    return f"sha256:{digest.hexdigest()}"
+def _count_layers(model: PreTrainedModel) -> int:
+    return int(model.config.num_hidden_layers) if has_decoder_layers(model) else 0
 
 
-def _count_bytes(folder: Path) -> int:
-    return sum(path.stat().st_size for path in find_weight_files(folder))
-
-
-def _read_versions() -> dict[str, str]:
-    return {
-        "ensemble": __version__,
-        "python": platform.python_version(),
-        "safetensors": safetensors.__version__,
-        "torch": str(torch.__version__),
-        "transformers": transformers.__version__,
-    }
+def _trace_layers(num_layers: int, steps: Sequence[dict[str, Any]]) -> tuple[int, ...]:
+    """Give the number in the original, of so many layers, of each layer that the steps so far have left."""
+    layers = list(range(num_layers))
+    for step in steps:
+        layers = [layers[index] for index in step.get("kept_layers", range(len(layers)))]
+    return tuple(layers)

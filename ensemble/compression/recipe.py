@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from ensemble.checkpoints.layer_names import check_layer_name
+from ensemble.compression.steps.registry import AnyStep
 from ensemble.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -15,77 +15,17 @@ if TYPE_CHECKING:
     from typing import Self
 
 
-HEADS = ("lm_head", "classifier", "score", "out_proj")
-"""The last layers of causal models and classifiers: few weights of much effect, or shared with the embeddings."""
-LayerName = Annotated[str, AfterValidator(check_layer_name)]
-
-
-class PruneLayers(BaseModel):
-    """Drop the decoder layers that change their input least on the calibration text."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    type: Literal["prune_layers"] = "prune_layers"
-    num_layers: int = Field(ge=1, le=1024, description="how many to drop")
-    protect_first: int = Field(default=1, ge=0, description="layers at the start that stay")
-    protect_last: int = Field(default=1, ge=0, description="layers at the end that stay")
-
-
-class QuantizeInt8(BaseModel):
-    """Round the weights of linear layers to 8 bits, one scale for each output channel; activations stay float."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    type: Literal["quantize_int8"] = "quantize_int8"
-    ignore: tuple[LayerName, ...] = Field(
-        default=("lm_head",), description="layers that stay float, by full name, last part, or re:pattern"
-    )
-
-
-class QuantizeInt4(BaseModel):
-    """Round the weights of linear layers to 4 bits, one scale for each group of input features.
-
-    A group is the largest of 128, 64 and 32 that divides a layer's input features; a layer that none divides stays
-    float.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    type: Literal["quantize_int4"] = "quantize_int4"
-    ignore: tuple[LayerName, ...] = Field(
-        default=HEADS, description="layers that stay float, by full name, last part, or re:pattern"
-    )
-
-
-class PruneWeights(BaseModel):
-    """Set the weights of smallest magnitude to zero, layer by layer (Han et al. 2015, arXiv:1506.02626)."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    type: Literal["prune_weights"] = "prune_weights"
-    sparsity: float = Field(default=0.5, gt=0.0, lt=1.0, description="share of each layer's weights that become zero")
-    targets: tuple[Literal["Linear", "Embedding"], ...] = Field(
-        default=("Linear",), min_length=1, description="kinds of layers whose weights are pruned"
-    )
-    ignore: tuple[LayerName, ...] = Field(
-        default=HEADS, description="layers that stay whole, by full name, last part, or re:pattern"
-    )
-
-
-QUANTIZERS = (QuantizeInt8, QuantizeInt4)
-Step = Annotated[PruneLayers | PruneWeights | QuantizeInt8 | QuantizeInt4, Field(discriminator="type")]
-
-
 class Recipe(BaseModel):
     """Steps in the order in which they are taken."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    steps: tuple[Step, ...] = Field(min_length=1, max_length=16)
+    steps: tuple[AnyStep, ...] = Field(min_length=1, max_length=16)
+    seed: int = Field(default=0, ge=0, lt=2**31, description="what steps that draw begin from")
 
     @model_validator(mode="after")
     def _quantize_last(self) -> Self:
-        early = [step.type for step in self.steps[:-1] if isinstance(step, QUANTIZERS)]
+        early = [step.type for step in self.steps[:-1] if step.is_last]
         if early:
             message = f"{early[0]} must be the last step: the others need float weights"
             raise ValueError(message)

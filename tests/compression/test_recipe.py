@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ensemble.compression.recipe import PruneLayers, QuantizeInt8, load_recipe
+from ensemble.compression.recipe import load_recipe
+from ensemble.compression.steps.prune_layers import PruneLayers
+from ensemble.compression.steps.quantize_int8 import QuantizeInt8
 from ensemble.errors import ConfigError
 
 if TYPE_CHECKING:

@@ -12,8 +12,8 @@ from torch import nn
 from ensemble.checkpoints import load_checkpoint
 from ensemble.checkpoints.int4_linear import Int4Linear
 from ensemble.compression.compress import compress
-from ensemble.compression.prune_weights import prune_smallest
 from ensemble.compression.recipe import Recipe
+from ensemble.compression.steps.prune_weights import prune_smallest
 from ensemble.errors import CheckpointError, ConfigError
 from tests.checkpoints.tiny_models import build_gemma3, build_llama, build_tokenizer, save
 from tests.engines.tiny_classifiers import bert_config, llama_config, save_classifier

@@ -7,17 +7,22 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
-from ensemble.compression.prune_layers import check_prune_layers, measure_influences, prune_layers
-from ensemble.compression.recipe import PruneLayers
+from ensemble.compression.steps.prune_layers import PruneLayers, measure_influences
 from ensemble.errors import ConfigError
 from tests.checkpoints.tiny_models import build_gemma3, build_llama
+from tests.compression.step_contexts import build_context
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Any
 
     from transformers import PreTrainedModel
 
 WINDOWS_WT = torch.randint(4, 500, (3, 24), generator=torch.Generator().manual_seed(5))
+
+
+def prune(model: PreTrainedModel, step: PruneLayers) -> dict[str, Any]:
+    return step.take(model, build_context(calibrate_WT=WINDOWS_WT)).findings
 
 
 def silence(model: PreTrainedModel, index: int) -> None:
@@ -38,7 +43,7 @@ def test_a_layer_that_does_nothing_has_no_influence_and_goes_first(build: Callab
     model = build(num_layers=5)
     silence(model, 2)
 
-    found = prune_layers(model, PruneLayers(num_layers=1), calibrate_WT=WINDOWS_WT)
+    found = prune(model, PruneLayers(num_layers=1))
 
     assert found["influences"][2] == pytest.approx(0.0, abs=1e-6)
     assert all(influence > 1e-4 for layer, influence in enumerate(found["influences"]) if layer != 2)
@@ -52,7 +57,7 @@ def test_dropping_a_layer_that_does_nothing_changes_nothing(build: Callable[...,
     with torch.inference_mode():
         before = model(WINDOWS_WT).logits
 
-        prune_layers(model, PruneLayers(num_layers=1), calibrate_WT=WINDOWS_WT)
+        prune(model, PruneLayers(num_layers=1))
         after = model(WINDOWS_WT).logits
 
     assert len(model.model.layers) == model.config.num_hidden_layers == 4
@@ -88,7 +93,7 @@ def test_protected_layers_stay_however_little_they_do() -> None:
     silence(model, 0)
     silence(model, 3)
 
-    found = prune_layers(model, PruneLayers(num_layers=2), calibrate_WT=WINDOWS_WT)
+    found = prune(model, PruneLayers(num_layers=2))
 
     assert found["dropped_layers"] == [1, 2]
 
@@ -98,7 +103,7 @@ def test_the_earlier_of_two_equal_layers_goes() -> None:
     silence(model, 2)
     silence(model, 3)
 
-    found = prune_layers(model, PruneLayers(num_layers=1), calibrate_WT=WINDOWS_WT)
+    found = prune(model, PruneLayers(num_layers=1))
 
     assert found["dropped_layers"] == [2]
 
@@ -107,7 +112,7 @@ def test_gemmas_kinds_of_layer_stay_with_their_layers() -> None:
     model = build_gemma3(num_layers=4)
     silence(model, 1)
 
-    prune_layers(model, PruneLayers(num_layers=1), calibrate_WT=WINDOWS_WT)
+    prune(model, PruneLayers(num_layers=1))
 
     assert model.config.layer_types == ["sliding_attention", "sliding_attention", "full_attention"]
 
@@ -115,7 +120,7 @@ def test_gemmas_kinds_of_layer_stay_with_their_layers() -> None:
 @pytest.mark.parametrize("build", [build_llama, build_gemma3])
 def test_generating_with_a_cache_agrees_with_reading_everything_at_once(build: Callable[..., PreTrainedModel]) -> None:
     model = build(num_layers=4)
-    prune_layers(model, PruneLayers(num_layers=2), calibrate_WT=WINDOWS_WT)
+    prune(model, PruneLayers(num_layers=2))
 
     with torch.inference_mode():
         whole = model(WINDOWS_WT[:1]).logits[0, -1]
@@ -126,17 +131,24 @@ def test_generating_with_a_cache_agrees_with_reading_everything_at_once(build: C
 
 
 @pytest.mark.parametrize(
-    ("step", "num_gone"),
+    "step",
     [
-        (PruneLayers(num_layers=3), 0),
-        (PruneLayers(num_layers=4, protect_first=0, protect_last=0), 0),
-        (PruneLayers(num_layers=1, protect_first=9), 0),
-        (PruneLayers(num_layers=1), 2),
+        PruneLayers(num_layers=3),
+        PruneLayers(num_layers=4, protect_first=0, protect_last=0),
+        PruneLayers(num_layers=1, protect_first=9),
     ],
 )
-def test_a_step_that_would_leave_too_little_is_refused(step: PruneLayers, num_gone: int) -> None:
+def test_a_step_that_would_leave_too_little_is_refused(step: PruneLayers) -> None:
     with pytest.raises(ConfigError, match="cannot be dropped"):
-        check_prune_layers(build_llama(num_layers=4), step, num_gone=num_gone)
+        step.check(build_llama(num_layers=4))
+
+
+def test_a_check_leaves_as_many_layers_to_the_next_one_as_the_step_will() -> None:
+    empty = build_llama(num_layers=4)
+    PruneLayers(num_layers=2).check(empty)
+
+    with pytest.raises(ConfigError, match="of 2, 0 are not protected"):
+        PruneLayers(num_layers=1).check(empty)
 
 
 def test_a_model_without_a_stack_of_layers_is_refused() -> None:
@@ -144,4 +156,4 @@ def test_a_model_without_a_stack_of_layers_is_refused() -> None:
     model.config.num_hidden_layers = 5
 
     with pytest.raises(ConfigError, match="no plain stack"):
-        check_prune_layers(model, PruneLayers(num_layers=1), num_gone=0)
+        PruneLayers(num_layers=1).check(model)

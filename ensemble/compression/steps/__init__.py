@@ -1,0 +1,1 @@
+"""What a recipe is made of: a file a step, with its options, its check and its work."""

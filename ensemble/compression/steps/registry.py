@@ -1,0 +1,17 @@
+"""Every step that a recipe can name: a new one is a file beside this one and a line here."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from ensemble.compression.steps.prune_layers import PruneLayers
+from ensemble.compression.steps.prune_weights import PruneWeights
+from ensemble.compression.steps.quantize_int4 import QuantizeInt4
+from ensemble.compression.steps.quantize_int8 import QuantizeInt8
+
+AnyStep = Annotated[
+    PruneLayers | PruneWeights | QuantizeInt8 | QuantizeInt4,
+    Field(discriminator="type"),
+]
