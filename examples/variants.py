@@ -10,7 +10,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from ensemble.cli.compress import describe_report, run_recipe, show_phases
+from ensemble.cli.compress import run_recipes
+from ensemble.cli.compress_view import describe_report, show_standing
 from ensemble.compression.recipe import load_recipe
 from ensemble.config import cache_dir
 
@@ -40,8 +41,10 @@ def make_variants(console: Console) -> int:
         folder = cache_dir() / "compressed" / variant.name
         if not is_made(variant, folder):
             shutil.rmtree(folder, ignore_errors=True)
-            with show_phases(console, what=variant.name) as on_phase:
-                report = run_recipe(variant.source, folder, recipe=variant.recipe, calibration=(), on_phase=on_phase)
+            with show_standing(console) as on_progress:
+                (report,) = run_recipes(
+                    variant.source, {folder: variant.recipe}, calibration=(), on_progress=on_progress
+                )
             console.print(f"{variant.name}: {describe_report(report)}", markup=False)
             num_made += 1
     return num_made

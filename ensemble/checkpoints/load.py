@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     AutoTokenizer,
@@ -53,7 +54,7 @@ def load_checkpoint(
         raise CheckpointError(reference, f"dtype {dtype!r} is unknown", f"take one of {', '.join(DTYPES)}")
     folder = resolve_checkpoint(reference, cache_dir=cache_dir, on_phase=on_phase)
     config = check_folder(folder)
-    is_classifier = _names_classifier(config)
+    is_classifier = names_classifier(config)
     auto_class: Any = AutoModelForSequenceClassification if is_classifier else AutoModelForCausalLM
     on_phase("load", 0.0)
     try:
@@ -77,7 +78,24 @@ def load_checkpoint(
     return LoadedCheckpoint(model=model, tokenizer=tokenizer, folder=folder, is_classifier=is_classifier)
 
 
-def _names_classifier(config: dict[str, Any]) -> bool:
+def build_empty_model(folder: Path) -> PreTrainedModel:
+    """Build a checkpoint's model on the meta device: its shapes, without its weights.
+
+    Raises:
+        CheckpointError: its config makes no model.
+    """
+    is_classifier = names_classifier(check_folder(folder))
+    auto_class: Any = AutoModelForSequenceClassification if is_classifier else AutoModelForCausalLM
+    try:
+        with quiet_transformers(), torch.device("meta"):
+            empty: PreTrainedModel = auto_class.from_config(AutoConfig.from_pretrained(folder, local_files_only=True))
+    except (OSError, ValueError, KeyError, RuntimeError, TypeError, AttributeError, ImportError) as error:
+        raise CheckpointError(str(folder), f"its config makes no model ({error})", "give a whole checkpoint") from error
+    return empty
+
+
+def names_classifier(config: dict[str, Any]) -> bool:
+    """Say whether a checkpoint's config is that of a model that gives labels to texts."""
     architectures = config.get("architectures")
     return isinstance(architectures, list) and any(
         str(name).endswith("ForSequenceClassification") for name in architectures

@@ -11,7 +11,7 @@ from pathlib import Path
 from ensemble import __version__
 from ensemble.calibration.item_file import ItemFile, ItemSet
 from ensemble.calibration.manifest import EvaluationManifest, MemberFacts, SetFacts
-from ensemble.cli.compress import show_phases
+from ensemble.cli.phases import show_phases
 from ensemble.cli.terminal import stderr_console
 from ensemble.config import MemberConfig, Spec, cache_dir
 from ensemble.errors import ConfigError

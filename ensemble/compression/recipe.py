@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from ensemble.compression.calibration_options import CalibrationOptions
 from ensemble.compression.steps.registry import AnyStep
 from ensemble.errors import ConfigError
 
@@ -22,6 +23,7 @@ class Recipe(BaseModel):
 
     steps: tuple[AnyStep, ...] = Field(min_length=1, max_length=16)
     seed: int = Field(default=0, ge=0, lt=2**31, description="what steps that draw begin from")
+    calibration: CalibrationOptions = CalibrationOptions()
 
     @model_validator(mode="after")
     def _quantize_last(self) -> Self:

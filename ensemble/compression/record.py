@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import platform
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import safetensors
@@ -19,39 +18,63 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 RECORD_NAME = "compression.json"
+TIMES_NAME = "compression-times.json"
+"""A file of its own: the record's bytes, and with them a digest over all else, are the same in every run."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CompressionReport:
-    """What was done to which checkpoint, and what it cost; the same facts lie in ``compression.json``.
+    """What was done to which checkpoint, and what it cost.
 
     Sizes are those of the weights' files. The perplexities are on text that no step has seen; a classifier has none.
     """
 
     source: str
     source_digest: str
-    output: str
     recipe: dict[str, Any]
+    """With all seeds, and every option that was left out."""
     steps: tuple[dict[str, Any], ...]
     """What each step found out, in the recipe's order."""
     source_bytes: int
     output_bytes: int
     perplexity_before: float | None
     perplexity_after: float | None
+    calibration: dict[str, Any]
+    """The texts with their digests and tokens, the windows made of them, and the digest of the model's own text."""
     calibration_digest: str
     versions: dict[str, str]
+    output: str
+    seconds: dict[str, Any]
+    """How long each part took; this and ``output`` are in no record."""
 
 
-def read_source_digest(folder: Path) -> str:
-    """Give the digest of the GGUF file that a converted folder came from, or else of the weights' files."""
-    origin = folder / "origin.json"
-    if origin.is_file():
-        return f"sha256:{json.loads(origin.read_text('utf-8'))['sha256']}"
-    digest = hashlib.sha256()
-    for path in find_weight_files(folder):
-        with path.open("rb") as stream:
-            digest.update(hashlib.file_digest(stream, "sha256").digest())
-    return f"sha256:{digest.hexdigest()}"
+def write_record(folder: Path, report: CompressionReport) -> None:
+    """Write the record into a checkpoint's folder, and the times beside it."""
+    record = asdict(report)
+    del record["output"]
+    seconds = record.pop("seconds")
+    _write(folder / RECORD_NAME, record)
+    _write(folder / TIMES_NAME, {"seconds": seconds})
+
+
+def read_report(folder: Path) -> CompressionReport:
+    """Read what was written down about a checkpoint.
+
+    Raises:
+        ValueError: there is no such record, or it is of another version.
+    """
+    try:
+        record = json.loads((folder / RECORD_NAME).read_text("utf-8"))
+        times = json.loads((folder / TIMES_NAME).read_text("utf-8"))
+        return CompressionReport(
+            **record | {"steps": tuple(record["steps"])}, output=str(folder), seconds=times["seconds"]
+        )
+    except (OSError, KeyError, TypeError) as error:
+        raise ValueError("there is no such record") from error
+
+
+def _write(path: Path, content: dict[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=2) + "\n", "utf-8")
 
 
 def count_weight_bytes(folder: Path) -> int:

@@ -76,6 +76,10 @@ class Step(BaseModel):
         """
         raise NotImplementedError
 
+    def estimate_passes(self, num_windows: int) -> float:
+        """Say about how many forward passes of one window the work takes; for the time left alone."""
+        return float(num_windows)
+
     def take(self, model: PreTrainedModel, context: StepContext) -> StepResult:
         """Change the model in place; the same model and context give the same bits.
 

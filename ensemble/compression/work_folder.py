@@ -5,14 +5,17 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import time
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
+from ensemble.checkpoints.progress import OnPhase, ignore_phase
 from ensemble.checkpoints.storage import remove_leftovers, write_folder_whole
 from ensemble.checkpoints.write import collect_tensors, write_checkpoint
+from ensemble.compression.full_disk import full_disk_told
 from ensemble.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -21,15 +24,18 @@ if TYPE_CHECKING:
 
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
+KEPT_DAYS = 7
+"""What a killed run left is taken up by the same command within so many days, and then goes."""
 _FINDINGS = "findings.json"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KeptState:
-    """A finished step's model, as a float32 checkpoint, and what all steps so far have found."""
+    """A finished step's model, as a float32 checkpoint, what all steps so far have found, and how long they took."""
 
     checkpoint: Path
     findings: tuple[dict[str, Any], ...]
+    seconds: tuple[float, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,20 +49,31 @@ class WorkFolder:
         states = sorted(self.folder.glob("step-*"))
         if not states:
             return None
-        findings = tuple(json.loads((states[-1] / _FINDINGS).read_text("utf-8")))
-        return KeptState(checkpoint=states[-1], findings=findings)
+        notes = json.loads((states[-1] / _FINDINGS).read_text("utf-8"))
+        return KeptState(checkpoint=states[-1], findings=tuple(notes["findings"]), seconds=tuple(notes["seconds"]))
 
     def keep(
-        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, findings: Sequence[dict[str, Any]]
-    ) -> None:
-        """Keep the model after as many steps as there are findings, whole or not at all; earlier ones go."""
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerFast,
+        *,
+        findings: Sequence[dict[str, Any]],
+        seconds: Sequence[float],
+    ) -> KeptState:
+        """Keep the model after as many steps as there are findings, whole or not at all; earlier ones go.
+
+        Raises:
+            ConfigError: the disk is full.
+        """
         target = self.folder / f"step-{len(findings):02}"
         earlier = sorted(self.folder.glob("step-*"))
-        with write_folder_whole(target) as partial:
+        with full_disk_told(target), write_folder_whole(target) as partial:
             write_checkpoint(partial, collect_tensors(model), model=model, tokenizer=tokenizer)
-            (partial / _FINDINGS).write_text(json.dumps(list(findings)), "utf-8")
+            notes = {"findings": list(findings), "seconds": list(seconds)}
+            (partial / _FINDINGS).write_text(json.dumps(notes), "utf-8")
         for state in earlier:
             shutil.rmtree(state)
+        return KeptState(checkpoint=target, findings=tuple(findings), seconds=tuple(seconds))
 
     @contextmanager
     def scratch(self) -> Iterator[Path]:
@@ -69,6 +86,10 @@ class WorkFolder:
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
+    def count_bytes(self) -> int:
+        """Say how much is kept."""
+        return sum(path.stat().st_size for path in self.folder.rglob("*") if path.is_file())
+
     def remove(self) -> None:
         """Take everything away, once the result is written."""
         shutil.rmtree(self.folder, ignore_errors=True)
@@ -76,25 +97,76 @@ class WorkFolder:
 
 @contextmanager
 def open_work_folder(cache_dir: Path, facts: dict[str, Any]) -> Iterator[WorkFolder]:
-    """Give the work folder of a compression with these facts, for one process at a time.
+    """Give the work folder of a compression with these facts, for one process at a time; old ones of others go.
 
     Raises:
         ConfigError: another process is at the same work.
     """
-    name = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:24]
-    parent = cache_dir.expanduser() / "compressing"
-    parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(parent / f".{name}.lock")
+    parent = _open_parent(cache_dir)
+    folder = parent / _name(facts)
+    lock = _lock_of(folder)
     try:
         lock.acquire(blocking=False)
     except Timeout as error:
         raise ConfigError(
-            str(parent / name), "another process compresses the same checkpoint in the same way", "wait for it"
+            str(folder), "another process compresses the same checkpoint in the same way", "wait for it"
         ) from error
     try:
-        work = WorkFolder(folder=parent / name)
         for number in range(1, 100):
-            remove_leftovers(work.folder / f"step-{number:02}")
-        yield work
+            remove_leftovers(folder / f"step-{number:02}")
+        yield WorkFolder(folder=folder)
     finally:
         lock.release()
+
+
+@contextmanager
+def open_text_folder(cache_dir: Path, facts: dict[str, Any], *, on_phase: OnPhase = ignore_phase) -> Iterator[Path]:
+    """Give the folder of a text that depends on these facts, once no other process is writing it."""
+    folder = _open_parent(cache_dir) / f"text-{_name(facts)}"
+    lock = _lock_of(folder)
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        on_phase("wait for another process that writes the same text", 0.0)
+        lock.acquire()
+    try:
+        folder.mkdir(exist_ok=True)
+        yield folder
+    finally:
+        lock.release()
+
+
+def _open_parent(cache_dir: Path) -> Path:
+    parent = cache_dir.expanduser() / "compressing"
+    with full_disk_told(parent):
+        parent.mkdir(parents=True, exist_ok=True)
+    _remove_old(parent)
+    return parent
+
+
+def _name(facts: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:24]
+
+
+def _lock_of(folder: Path) -> FileLock:
+    return FileLock(folder.with_name(f".{folder.name}.lock"))
+
+
+def _remove_old(parent: Path) -> None:
+    """Take away what has not been touched for long and belongs to no process."""
+    oldest_s = time.time() - KEPT_DAYS * 24 * 3600
+    for lock_file in parent.glob(".*.lock"):
+        folder = parent / lock_file.name.removeprefix(".").removesuffix(".lock")
+        try:
+            if max(_touched_s(lock_file), _touched_s(folder)) >= oldest_s:
+                continue
+            with FileLock(lock_file).acquire(blocking=False):
+                shutil.rmtree(folder, ignore_errors=True)
+                lock_file.unlink(missing_ok=True)
+        except (Timeout, OSError):
+            # In use, another user's, or gone meanwhile.
+            continue
+
+
+def _touched_s(path: Path) -> float:
+    return path.stat().st_mtime if path.exists() else 0.0

@@ -17,7 +17,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from ensemble.compression.calibration_text import load_calibration_text
+from ensemble.compression.calibration_sources import read_own_text
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -43,7 +43,7 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
     tokenizer = Tokenizer(models.WordLevel(unk_token=special_by_role["unk_token"]))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     trainer = trainers.WordLevelTrainer(special_tokens=list(special_by_role.values()), vocab_size=500)
-    tokenizer.train_from_iterator([load_calibration_text(())], trainer)
+    tokenizer.train_from_iterator([read_own_text()], trainer)
     fast: Any = PreTrainedTokenizerFast
     wrapped: PreTrainedTokenizerFast = fast(tokenizer_object=tokenizer, **special_by_role)
     return wrapped

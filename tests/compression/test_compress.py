@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
     from transformers import PreTrainedModel
 
+    from ensemble.compression.standing import Standing
+
 PRUNE = {"type": "prune_layers", "num_layers": 1}
 INT8 = {"type": "quantize_int8"}
 TOKENS = torch.arange(4, 40)[None]
@@ -134,12 +136,12 @@ def test_what_cannot_work_is_refused_before_anything_is_measured(
     tmp_path: Path, build: Callable[[], PreTrainedModel], steps: tuple[dict[str, Any], ...], problem: str
 ) -> None:
     source = save(build(), tmp_path / "source")
-    phases: list[str] = []
+    parts: list[str] = []
 
     with pytest.raises(ConfigError, match=problem):
-        compress(source, build_recipe(*steps), tmp_path / "out", on_progress=lambda name, _: phases.append(name))
+        compress(source, build_recipe(*steps), tmp_path / "out", on_progress=lambda told: parts.append(told.part))
 
-    assert "perplexity before" not in phases
+    assert set(parts) == {"source"}
     assert [path.name for path in tmp_path.iterdir()] == ["source"]
 
 
@@ -159,7 +161,8 @@ def test_a_quantized_source_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "problem"), [(b"too short", "at least 1024 are needed"), (b"\xff\xfe\xff", "cannot be read")]
+    ("content", "problem"),
+    [(b"too short", "it has 2 tokens, and at least 1024 are needed"), (b"\xff\xfe\xff", "cannot be read")],
 )
 def test_unusable_calibration_text_is_refused(tmp_path: Path, content: bytes, problem: str) -> None:
     source = save(build_llama(), tmp_path / "source")
@@ -173,8 +176,8 @@ def test_unusable_calibration_text_is_refused(tmp_path: Path, content: bytes, pr
 def test_an_interrupted_compression_leaves_nothing(tmp_path: Path) -> None:
     source = save(build_llama(), tmp_path / "source")
 
-    def interrupt(name: str, _share: float) -> None:
-        if name == "write":
+    def interrupt(standing: Standing) -> None:
+        if standing.part == "write":
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):

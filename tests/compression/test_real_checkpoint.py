@@ -11,7 +11,8 @@ import torch
 
 from ensemble.checkpoints import load_checkpoint
 from ensemble.checkpoints.int8_linear import PACKED_MAX_ROWS
-from ensemble.compression.calibration_text import load_calibration_text, split_calibration_text
+from ensemble.compression.calibration_sources import load_calibration_sources
+from ensemble.compression.calibration_text import split_calibration_text
 from ensemble.compression.compress import compress
 from ensemble.compression.perplexity import measure_perplexity
 from ensemble.compression.recipe import Recipe
@@ -43,7 +44,7 @@ def test_int8_costs_less_than_three_percent_of_perplexity_by_either_product(tmp_
     source = load_checkpoint(SMOLLM2, dtype="float32", device="cpu")
     quantized = load_checkpoint(str(tmp_path / "out"), dtype="float32", device="cpu")
     # Windows this short go through the packed product, which decoding uses and the report's windows do not.
-    windows_WT = split_calibration_text(load_calibration_text(()), source.tokenizer).held_out_WT
+    windows_WT = split_calibration_text(load_calibration_sources(()), source.tokenizer).held_out_WT
     short_WT = windows_WT.reshape(-1, PACKED_MAX_ROWS)
     ratio = measure_perplexity(quantized.model, short_WT) / measure_perplexity(source.model, short_WT)
     assert 0.97 < ratio < 1.03
