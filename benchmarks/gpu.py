@@ -21,79 +21,26 @@ import argparse
 import asyncio
 import json
 import os
-import statistics
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from gpu_bare import BareVllm
+from gpu_load import ask_all, count_tokens
 from gpu_parts import (
     ENVIRONMENT,
     GPU_SCALE,
     REHEARSAL_SCALE,
     Scale,
-    ask_all,
-    count_tokens,
     describe_machine,
     serving,
     write_shape,
     write_spec,
 )
+from gpu_throughput import describe_throughput, measure_throughput
 
 PANEL = ("a", "b", "c")
 NUM_STARTS = 5
-WAYS = ("path", "final", "delta", "logprobs")
-"""The whole path; bare vLLM, told at the end; piece by piece; at the end with each token's log-probability, which the
-path always asks for."""
-
-
-def measure_throughput(scale: Scale, out: Path, sizes: dict[str, int], engine: dict[str, Any]) -> dict[str, Any]:
-    """Let bare vLLM and the whole path take turns on one GPU; both are up all the time, one at a time works.
-
-    Another one goes first in each round, and no prompt comes twice: what is measured has its prompts to read.
-    """
-    checkpoint = write_shape(out / f"shape-{sizes['num_hidden_layers']}", sizes)
-    spec = out / "throughput.yaml"
-
-    async def measure(way: str, bare: BareVllm, address: str, asked_for: str) -> float:
-        if way != "path":
-            return await bare.measure(way, asked_for)
-        load = await ask_all(address, scale, asked_for, busy=True)
-        return load.tokens / load.wall_s
-
-    async def take_turns(bare: BareVllm, address: str) -> dict[str, list[float]]:
-        rates: dict[str, list[float]] = {way: [] for way in WAYS}
-        for number in range(scale.num_rounds + 1):
-            first = number % len(WAYS)
-            turn = {way: await measure(way, bare, address, f"{way}-{number}") for way in (*WAYS[first:], *WAYS[:first])}
-            print(f"round {number}: {', '.join(f'{name} {rate:.0f} tok/s' for name, rate in turn.items())}", flush=True)
-            for name, rate in turn.items() if number else ():  # the first warms up
-                rates[name].append(rate)
-        return rates
-
-    async def run() -> dict[str, Any]:
-        # Made in the loop that uses it.
-        bare = BareVllm(scale, checkpoint, engine)
-        try:
-            address = write_spec(spec, scale, {"one": (checkpoint, scale.half)}, engine=engine)
-            with serving(spec) as start_s:
-                rates = await take_turns(bare, address)
-                counters = await count_tokens(address)
-        finally:
-            bare.close()
-        return {**_compare(rates), "rounds": rates, "start_s": start_s, "counters": counters}
-
-    return asyncio.run(run())
-
-
-def _compare(rates: dict[str, list[float]]) -> dict[str, float]:
-    # Within a round all met the same machine: ratios first, then their median.
-    turns = [dict(zip(rates, turn, strict=True)) for turn in zip(*rates.values(), strict=True)]
-    return {
-        **{f"{name}_tokens_per_s": statistics.median(values) for name, values in rates.items()},
-        "path_over_bare": statistics.median(turn["path"] / max(turn["final"], turn["delta"]) for turn in turns),
-        "path_over_logprobs": statistics.median(turn["path"] / turn["logprobs"] for turn in turns),
-    }
+PHASES = ("throughput-dense", "throughput-pruned", "start", "panel", "dense")
 
 
 def serve_panel(scale: Scale, out: Path, use: Callable[[str], Any]) -> dict[str, Any]:
@@ -165,14 +112,11 @@ def write_report(out: Path) -> str:
     results: dict[str, str] = {}
     for shape in ("dense", "pruned"):
         if one := good.get(f"throughput-{shape}"):
-            rates = (f"{name} {one[f'{name}_tokens_per_s']:,.0f}" for name in WAYS)
-            rows.append((f"{shape}, busy, tokens/s: the whole path; bare vLLM in three ways", "; ".join(rates)))
-            rows.append((f"{shape}: whole path over the fastest bare vLLM", f"{one['path_over_bare']:.3f}"))
-            alike = f"{one['path_over_logprobs']:.3f}"
-            rows.append((f"{shape}: whole path over bare vLLM that gives log-probabilities, too", alike))
+            rows += describe_throughput(shape, one)
             rows.append((f"{shape}: the path's prompt tokens that its cache had", _cached_share(one["counters"])))
             results[f"path_over_bare_{shape}"] = f"{one['path_over_bare']:.3f}"
-            results[f"path_over_logprobs_{shape}"] = alike
+            results[f"path_over_checked_{shape}"] = f"{one['path_over_checked']:.3f}"
+            results[f"path_over_logprobs_{shape}"] = f"{one['path_over_logprobs']:.3f}"
     starts = [one for name, one in found.items() if name.startswith("start-") or name == "panel"]
     if starts:
         num_voted = sum(one.get("voted", False) for one in starts)
@@ -209,40 +153,45 @@ def _cached_share(counters: dict[str, int]) -> str:
     return f"{counters['cached_prompt_tokens'] / max(1, counters['prompt_tokens']):.1%}"
 
 
-def main() -> None:
-    """Run one phase, or all of a rehearsal."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--phase", required=True)
-    parser.add_argument("--rehearse", action="store_true", help="tiny shapes on a CPU")
-    arguments = parser.parse_args()
-    scale = REHEARSAL_SCALE if arguments.rehearse else GPU_SCALE
-    out: Path = arguments.out.resolve()
-    out.mkdir(parents=True, exist_ok=True)
-    phases: dict[str, Callable[[], dict[str, Any]]] = {
-        "throughput-dense": lambda: measure_throughput(scale, out, scale.dense, {}),
-        "throughput-pruned": lambda: measure_throughput(scale, out, scale.pruned, scale.pruned_engine),
+def run_phase(scale: Scale, out: Path, phase: str) -> dict[str, Any]:
+    """Run one phase and leave what it found, also where it ends before its end."""
+    name = f"start-{len(list(out.glob('start-*.json'))) + 1}" if phase == "start" else phase
+    figures: dict[str, Any] = {"machine": describe_machine()}
+
+    def keep(found: dict[str, Any]) -> None:
+        figures.update(found)
+        (out / f"{name}.json").write_text(json.dumps(figures, indent=2) + "\n")
+
+    measures: dict[str, Callable[[], dict[str, Any]]] = {
+        "throughput-dense": lambda: measure_throughput(scale, out, scale.dense, {}, keep=keep),
+        "throughput-pruned": lambda: measure_throughput(scale, out, scale.pruned, scale.pruned_engine, keep=keep),
         "start": lambda: measure_start(scale, out),
         "panel": lambda: measure_panel(scale, out),
         "dense": lambda: measure_dense(scale, out),
     }
+    try:
+        keep(measures[phase]())
+    except RuntimeError as error:
+        # A start that failed is a result, too.
+        keep({"error": str(error)})
+    return figures
+
+
+def main() -> None:
+    """Run one phase, or write the report."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--phase", required=True, choices=[*PHASES, "report"])
+    parser.add_argument("--rehearse", action="store_true", help="tiny shapes on a CPU")
+    arguments = parser.parse_args()
+    out: Path = arguments.out.resolve()
+    out.mkdir(parents=True, exist_ok=True)
     if arguments.phase == "report":
         print(write_report(out))
         return
-    if arguments.phase not in phases:
-        parser.error(f"--phase is one of {', '.join(phases)}, report")
     for name, value in {**ENVIRONMENT, "VLLM_CPU_OMP_THREADS_BIND": "nobind"}.items():
         os.environ.setdefault(name, value)  # noqa: TID251 - vLLM reads nothing else
-    name = arguments.phase
-    if name == "start":
-        name = f"start-{len(list(out.glob('start-*.json'))) + 1}"
-    figures: dict[str, Any] = {"machine": describe_machine()}
-    try:
-        figures |= phases[arguments.phase]()
-    except RuntimeError as error:
-        # A start that failed is a result, too.
-        figures["error"] = str(error)
-    (out / f"{name}.json").write_text(json.dumps(figures, indent=2) + "\n")
+    figures = run_phase(REHEARSAL_SCALE if arguments.rehearse else GPU_SCALE, out, arguments.phase)
     print(json.dumps({key: value for key, value in figures.items() if key != "rounds"}))
     if "error" in figures:
         raise SystemExit(1)

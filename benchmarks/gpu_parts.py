@@ -1,21 +1,17 @@
-"""What benchmarks/gpu.py measures: shapes without weights, specs of them, `ensemble serve`, and load from a client."""
+"""What benchmarks/gpu.py measures: shapes without weights, specs of them, and `ensemble serve`."""
 
 from __future__ import annotations
 
-import asyncio
-import hashlib
 import json
 import os
 import signal
 import socket
-import statistics
 import subprocess
 import sys
 import time
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -23,9 +19,6 @@ from typing import Any
 import yaml
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
-
-from ensemble.router.request import ParameterOverrides, QuorumOverrides, VoteOptions
-from ensemble.rpc.client import AsyncEnsembleClient
 
 ROOT = Path(__file__).resolve().parent.parent
 START_TIMEOUT_S = 560.0
@@ -37,7 +30,6 @@ ENVIRONMENT = {
     # It is compiled when it is first used, for which a machine without a registry lacks the parts.
     "VLLM_USE_FLASHINFER_SAMPLER": "0",
 }
-_WORD = "abcdefghijklmnopqrstuvwxyz "
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -199,88 +191,6 @@ def serving(spec: Path) -> Iterator[float]:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
-
-
-def make_prompts(scale: Scale, asked_for: str) -> list[str]:
-    """Make prompts of as many tokens as are generated, which begin as those for nothing else do: none is cached."""
-    prompts = []
-    for number in range(scale.num_requests):
-        # As long as a block of vLLM's cache, which keeps whole ones.
-        beginning = hashlib.blake2b(f"{asked_for} {number}".encode(), digest_size=8).hexdigest()
-        words = "".join(_WORD[(number * 7 + i * i) % len(_WORD)] for i in range(scale.num_tokens))
-        prompts.append(f"{beginning} {words}"[: scale.num_tokens])
-    return prompts
-
-
-def num_tokens_of(scale: Scale, number: int, *, busy: bool) -> int:
-    """Say how many tokens a prompt gets: of many, 50 to 150 % of the scale's number, so that not all end at once."""
-    return scale.num_tokens // 2 + number * 37 % (scale.num_tokens + 1) if busy else scale.num_tokens
-
-
-@dataclass(slots=True)
-class Load:
-    """What a client saw: tokens of counted ballots, seconds, and how the votes were decided."""
-
-    wall_s: float = 0.0
-    tokens: int = 0
-    latencies_s: list[float] = field(default_factory=list)
-    decided_by: Counter[str] = field(default_factory=Counter)
-    num_ballots: int = 0
-
-    def to_dict(self) -> dict[str, Any]:
-        """Give the figures."""
-        return {
-            "wall_s": self.wall_s,
-            "tokens_per_s": self.tokens / self.wall_s,
-            "requests_per_s": len(self.latencies_s) / self.wall_s,
-            "p50_s": statistics.median(self.latencies_s),
-            "max_s": max(self.latencies_s),
-            "decided_by": dict(self.decided_by),
-            "ballots": self.num_ballots,
-        }
-
-
-async def ask_all(
-    address: str, scale: Scale, asked_for: str, *, busy: bool, panel: tuple[str, ...] = (), all_of: bool = False
-) -> Load:
-    """Ask prompts for this alone, many at a time or a few one by one; ``all_of`` waits for every member's ballot."""
-    load = Load()
-    options = VoteOptions(panel=panel, quorum=QuorumOverrides(stop_early=False if all_of else None))
-    prompts = make_prompts(scale, asked_for)[: None if busy else scale.num_alone]
-    room = asyncio.Semaphore(scale.num_concurrent if busy else 1)
-    async with AsyncEnsembleClient(address, timeout_s=REQUEST_TIMEOUT_S) as client:
-
-        async def ask(number: int, prompt: str) -> None:
-            max_tokens = num_tokens_of(scale, number, busy=busy)
-            parameters = ParameterOverrides(max_tokens=max_tokens, temperature=0.0)
-            async with room:
-                started_s = time.perf_counter()
-                decision = await client.generate(prompt, parameters=parameters, options=options)
-            load.latencies_s.append(time.perf_counter() - started_s)
-            load.decided_by[decision.decided_by.value] += 1
-            load.num_ballots += len(decision.ballots)
-            load.tokens += sum(ballot.completion_tokens for ballot in decision.ballots)
-
-        started_s = time.perf_counter()
-        async with asyncio.TaskGroup() as group:
-            for number, prompt in enumerate(prompts):
-                group.create_task(ask(number, prompt))
-        load.wall_s = time.perf_counter() - started_s
-    return load
-
-
-async def count_tokens(address: str) -> dict[str, int]:
-    """Read the members' counters: tokens read, generated, found in the cache, and those of cancelled requests."""
-    async with AsyncEnsembleClient(address, timeout_s=60.0) as client:
-        report = await client.get_ensemble("")
-    stats = [replica.stats for member in report.members for replica in member.replicas]
-    return {
-        "prompt_tokens": sum(one.prompt_tokens for one in stats),
-        "cached_prompt_tokens": sum(one.cached_prompt_tokens for one in stats),
-        "completion_tokens": sum(one.completion_tokens for one in stats),
-        "aborted_tokens": sum(one.aborted_tokens for one in stats),
-        "aborted_requests": sum(one.aborted_requests for one in stats),
-    }
 
 
 def describe_machine() -> str:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import math
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, cast
 
 from vllm.exceptions import VLLMNotFoundError, VLLMValidationError
 from vllm.inputs.engine import tokens_input
+from vllm.logprobs import FlatLogprobs
 from vllm.sampling_params import RequestOutputKind, SamplingParams
 
 from ensemble.errors import MemberError, MemberRefusedError
@@ -19,7 +21,7 @@ if TYPE_CHECKING:
 
     from tokenizers import Tokenizer
     from vllm.lora.request import LoRARequest
-    from vllm.outputs import RequestOutput
+    from vllm.outputs import CompletionOutput, RequestOutput
     from vllm.v1.engine.async_llm import AsyncLLM
     from vllm.v1.engine.output_processor import RequestOutputCollector
 
@@ -73,7 +75,7 @@ class LoadedVllm:
         """
         parameters = request.parameters
         seed = None if parameters.seed is None else parameters.seed % 2**63
-        in_pieces = request.is_streamed or parameters.stop
+        in_pieces = bool(request.is_streamed or parameters.stop)
         return self._stream(
             prompt,
             {
@@ -83,10 +85,21 @@ class LoadedVllm:
                 "max_tokens": max_tokens,
                 "stop_token_ids": sorted(self.eos_tokens),
                 "logprobs": 0,
+                # One list of numbers takes less time to fill than a dictionary a token, and more to take pieces of.
+                "flat_logprobs": not in_pieces,
                 "output_kind": RequestOutputKind.DELTA if in_pieces else RequestOutputKind.FINAL_ONLY,
             },
             on_unread,
         )
+
+    @staticmethod
+    def read_logprobs(output: CompletionOutput) -> list[float]:
+        """Read the log-probability of each of an output's tokens; NaN where vLLM gives none."""
+        told = output.logprobs
+        if isinstance(told, FlatLogprobs):
+            return told.logprobs
+        found = zip(output.token_ids, told or (), strict=True)
+        return [math.nan if of is None else of[token].logprob for token, of in found]
 
     async def read_next(self, tokens: list[int], wanted: list[int]) -> RequestOutput:
         """Give an output whose only token has the log-probabilities of the wanted ones as the next.

@@ -28,10 +28,10 @@ from ensemble.generation import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Iterator
+    from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
     from pathlib import Path
 
-    from vllm.outputs import CompletionOutput, RequestOutput
+    from vllm.outputs import RequestOutput
 
     from ensemble.engines.config import VllmEngineConfig
     from ensemble.engines.loaded_vllm import LoadedVllm
@@ -119,7 +119,8 @@ class VllmEngine:
             async with aclosing(outputs):
                 async for output in outputs:
                     self._count_first(job, output)
-                    chunk = self._accept(job, output.outputs[0])
+                    tokens = output.outputs[0].token_ids
+                    chunk = self._accept(job, tokens, loaded.read_logprobs(output.outputs[0]))
                     if chunk is not None and chunk.finish_reason is not None:
                         break
                     if chunk is not None:
@@ -257,14 +258,12 @@ class VllmEngine:
         job.completion_tokens += num_tokens
         self._counters.completion_tokens += num_tokens
 
-    def _accept(self, job: GenerationJob, output: CompletionOutput) -> CompletionChunk | None:
+    def _accept(self, job: GenerationJob, tokens: Sequence[int], logprobs: list[float]) -> CompletionChunk | None:
         """Take what came, which is several tokens when they come faster than they are read."""
-        found = zip(output.token_ids, output.logprobs or (), strict=True)
-        logprobs = [math.nan if of is None else of[token].logprob for token, of in found]
         if not all(map(math.isfinite, logprobs)):
             raise self._broken()
         num_before = job.completion_tokens
-        chunk = job.accept_all(output.token_ids, logprobs)
+        chunk = job.accept_all(tokens, logprobs)
         self._counters.completion_tokens += job.completion_tokens - num_before
         return chunk
 
