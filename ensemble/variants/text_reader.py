@@ -1,0 +1,89 @@
+"""A checkpoint that reads texts by the embedded engine's own passes, quantised layers and all.
+
+Axes: T tokens, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Self, cast
+
+import torch
+
+from ensemble.checkpoints import DEFAULT_CACHE_DIR, load_checkpoint
+from ensemble.checkpoints.progress import OnPhase, ignore_phase
+from ensemble.engines.forward_passes import ForwardPasses, Segment
+from ensemble.engines.model_loading import choose_device
+from ensemble.engines.model_preparation import Precision, prepare_model
+from ensemble.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from ensemble.checkpoints import LoadedCheckpoint
+
+KEPT_BYTES = 2 * 2**30
+"""Of an original's distributions so much is kept for its next variant; what does not fit is worked out again."""
+
+
+class TextReader:
+    """Gives the next token's distribution after each token of a text."""
+
+    def __init__(self, loaded: LoadedCheckpoint, reference: str, *, keep_bytes: int = 0) -> None:
+        """Take a model that ``prepare_model`` has prepared; ``keep_bytes`` bounds what is kept of what it gave."""
+        self.reference = reference
+        self.tokenizer = loaded.tokenizer
+        self.num_tokens = cast("nn.Embedding", loaded.model.get_input_embeddings()).weight.shape[0]
+        text_config = loaded.model.config.get_text_config()
+        self.max_context: int = getattr(text_config, "max_position_embeddings", None) or 2**20
+        first: list[int] = self.tokenizer("")["input_ids"][:1]
+        self.bos = tuple(first) if first == [self.tokenizer.bos_token_id] else ()
+        """What the tokenizer itself puts first, as the model was trained then."""
+        self._passes = ForwardPasses(loaded.model)
+        self._kept: dict[tuple[int, ...], torch.Tensor] = {}
+        self._num_free_bytes = keep_bytes
+
+    @classmethod
+    def load(
+        cls,
+        reference: str,
+        *,
+        device: str = "auto",
+        dtype: str = "float32",
+        keep_bytes: int = 0,
+        cache_dir: Path = DEFAULT_CACHE_DIR,
+        on_phase: OnPhase = ignore_phase,
+    ) -> Self:
+        """Load a checkpoint as the embedded engine does.
+
+        Raises:
+            CheckpointError: it is missing, damaged, a classifier, or of a kind that the engine cannot run.
+            ConfigError: the machine lacks the device.
+        """
+        device = choose_device(device)
+        precision = Precision.choose(dtype, device)
+        loaded = load_checkpoint(
+            reference, dtype=precision.dtype, device=device, cache_dir=cache_dir, on_phase=on_phase
+        )
+        if loaded.is_classifier:
+            raise CheckpointError(reference, "a classifier continues no text", "give a causal model")
+        prepare_model(loaded.model, reference, precision)
+        return cls(loaded, reference, keep_bytes=keep_bytes)
+
+    @torch.inference_mode()
+    def read(self, tokens: tuple[int, ...]) -> torch.Tensor:
+        """Give logprobs_TV: after each token, the natural logarithms of the next one's probabilities, in float32.
+
+        Raises:
+            CheckpointError: they are not numbers.
+        """
+        if tokens in self._kept:
+            return self._kept[tokens]
+        logprobs_TV = self._passes.read([Segment.of_text(tokens)]).log_softmax(dim=-1)
+        if not bool(logprobs_TV.isfinite().all()):
+            raise CheckpointError(self.reference, self._passes.fault, "give a sound checkpoint")
+        num_bytes = logprobs_TV.numel() * logprobs_TV.element_size()
+        if num_bytes <= self._num_free_bytes:
+            self._num_free_bytes -= num_bytes
+            self._kept[tokens] = logprobs_TV
+        return logprobs_TV
