@@ -2,45 +2,57 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 
+from ensemble.compression.calibration_sources import CalibrationSource, load_calibration_sources
 from ensemble.errors import ConfigError
 
 PASSAGE_CHARACTERS = 800
 MIN_PASSAGES = 4
 """Fewer say nothing about how far a figure may be off."""
 MAX_PASSAGES = 64
+OWN_TEXT = "the package's own text to judge by"
 _WORD = re.compile(r"\s*\S+")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JudgingText:
-    """A text to judge models by, cut into passages; ``digest`` is the whole text's SHA-256, as compressions note it."""
+    """A text to judge models by, cut into passages; the digests are its sources', as compressions note them."""
 
     passages: tuple[str, ...]
-    digest: str
-    is_own: bool
-    """Whether it is the text that comes with the package, which no recipe sees."""
+    digests: tuple[str, ...]
+    name: str
 
 
-def load_judging_text(paths: Sequence[Path] = (), *, max_passages: int = MAX_PASSAGES) -> JudgingText:
-    """Read UTF-8 files as one text; without files, take the one that comes with the package.
+def load_judging_text(sources: Sequence[str | Path] = (), *, max_passages: int = MAX_PASSAGES) -> JudgingText:
+    """Read text files, JSON lines or data sets; without any, the text that comes with the package for no other use.
+
+    Of longer texts, passages are taken evenly.
 
     Raises:
-        ConfigError: a file cannot be read, or there is too little text.
+        ConfigError: a source cannot be read, or there is too little text.
     """
-    text = "\n\n".join(map(_read, paths)) or files("ensemble.variants").joinpath("held_out.txt").read_text("utf-8")
-    passages = cut_passages(text)
+    if sources:
+        read = load_calibration_sources(sources)
+    else:
+        own = files("ensemble.variants").joinpath("held_out.txt").read_text("utf-8")
+        read = (CalibrationSource(name=OWN_TEXT, text=own),)
+    passages = [passage for source in read for passage in cut_passages(source.text)]
     if len(passages) < MIN_PASSAGES:
+        num_characters = sum(len(source.text) for source in read)
         least = MIN_PASSAGES * PASSAGE_CHARACTERS
-        raise ConfigError("--text", f"it has {len(text)} characters, and some {least} are needed", "give more text")
-    digest = hashlib.sha256(text.encode()).hexdigest()
-    return JudgingText(passages=passages[:max_passages], digest=digest, is_own=not paths)
+        problem = f"it has {num_characters} characters, and more than {least} are needed"
+        raise ConfigError("the text to judge by", problem, "give more text")
+    step = max(1.0, len(passages) / max_passages)
+    return JudgingText(
+        passages=tuple(passages[int(number * step)] for number in range(min(len(passages), max_passages))),
+        digests=tuple(source.digest for source in read),
+        name=", ".join(source.name for source in read),
+    )
 
 
 def cut_passages(text: str) -> tuple[str, ...]:
@@ -57,13 +69,3 @@ def cut_passages(text: str) -> tuple[str, ...]:
 def word_ends(passage: str) -> list[int]:
     """Give where each word of a passage ends; the space before a word belongs to it."""
     return [word.end() for word in _WORD.finditer(passage)]
-
-
-def _read(path: Path) -> str:
-    try:
-        text = path.read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(str(path), f"the text cannot be read ({error})", "give UTF-8 text") from error
-    if not text.strip():
-        raise ConfigError(str(path), "it is empty", "give UTF-8 text")
-    return text
