@@ -13,24 +13,12 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from ensemble.checkpoints.folder import find_weight_files
+from ensemble.checkpoints.content import PREFIX, digest_content, find_content, hash_files
 from ensemble.checkpoints.package_files import find_package_file
 from ensemble.checkpoints.progress import OnPhase, ignore_phase
 from ensemble.checkpoints.reference import GgufReference, PackageReference, parse_reference
 from ensemble.checkpoints.resolve import DEFAULT_CACHE_DIR, forget_conversion, resolve_checkpoint
 from ensemble.errors import CheckpointError
-
-PREFIX = "sha256:"
-DIGESTED = (
-    *("config.json", "generation_config.json", "model.safetensors.index.json"),
-    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "tokenizer.model"),
-    *("vocab.json", "vocab.txt", "merges.txt", "chat_template.jinja", "chat_template.json"),
-)
-"""The files that count beside the weights."""
-_ADAPTED = ("adapter_config.json", "adapter_model.safetensors")
-"""Of an adapter, everything that counts; a folder with the first has no config of its own."""
-_PIECE_BYTES = 1 << 24
-
 
 def compute_digest(*references: str, cache_dir: Path = DEFAULT_CACHE_DIR, on_phase: OnPhase = ignore_phase) -> str:
     """Give a checkpoint's digest, or that of several, fetching them first where needed.
@@ -110,45 +98,21 @@ def _convert_pinned(reference: str, digest: str, *, cache_dir: Path, on_phase: O
 
 
 def _digest_file(file: Path, on_phase: OnPhase) -> str:
-    return PREFIX + _hash_files([file], on_phase)[0]
+    return PREFIX + hash_files([file], on_phase)[0]
 
 
 def _digest_folder(reference: str, folder: Path, on_phase: OnPhase) -> str:
     if isinstance(parse_reference(reference), PackageReference):
         # The conversion has noted what its parts made together.
         return _read_origin(reference, folder)
-    if (folder / _ADAPTED[0]).is_file() and not (folder / "config.json").exists():
-        files = [folder / name for name in _ADAPTED]
-    else:
-        files = [*find_weight_files(folder), *(folder / name for name in DIGESTED if (folder / name).is_file())]
-    files.sort(key=lambda path: path.name)
-    lines = [f"{digest}  {path.name}\n" for digest, path in zip(_hash_files(files, on_phase), files, strict=True)]
-    return PREFIX + hashlib.sha256("".join(lines).encode()).hexdigest()
+    files = find_content(folder)
+    return digest_content(dict(zip((path.name for path in files), hash_files(files, on_phase), strict=True)))
 
 
 def _join(digests: Sequence[str]) -> str:
     if len(digests) == 1:
         return digests[0]
     return PREFIX + hashlib.sha256("".join(f"{digest}\n" for digest in digests).encode()).hexdigest()
-
-
-def _hash_files(files: list[Path], on_phase: OnPhase) -> list[str]:
-    """Give each file's SHA-256."""
-    try:
-        total_bytes = max(1, sum(path.stat().st_size for path in files))
-        digests, num_read = [], 0
-        for path in files:
-            digest = hashlib.sha256()
-            with path.open("rb") as stream:
-                while piece := stream.read(_PIECE_BYTES):
-                    digest.update(piece)
-                    num_read += len(piece)
-                    on_phase("check digest", min(1.0, num_read / total_bytes))
-            digests.append(digest.hexdigest())
-    except OSError as error:
-        where = str(error.filename or files[0])
-        raise CheckpointError(where, f"it cannot be read ({error.strerror})", "check your rights to it") from error
-    return digests
 
 
 def _read_origin(reference: str, folder: Path) -> str:

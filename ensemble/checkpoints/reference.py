@@ -7,6 +7,8 @@
 ``package:module``                           a GGUF file shipped in parts: the package's own
                                              ``assemble(path)`` joins and checks them
 ``org/name`` or ``org/name@revision``        a Hugging Face repository (commit, branch or tag)
+``store:NAME@URL``                           a checkpoint in a store, which is a folder or an fsspec URL
+``store:sha256:DIGEST@URL``                  the same by its digest, whatever its name means later
 ============================================ ==========================================================
 """
 
@@ -19,7 +21,9 @@ from pathlib import Path
 from ensemble.errors import CheckpointError
 
 PACKAGE_PREFIX = "package:"
+STORE_PREFIX = "store:"
 _REPOSITORY = re.compile(r"(?P<repository>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?")
+_STORED = re.compile(r"((?P<digest>sha256:[0-9a-f]{64})|(?P<name>[A-Za-z0-9][A-Za-z0-9._-]{0,126}))(@(?P<url>.+))?")
 _MODULE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
 
 
@@ -53,7 +57,19 @@ class HubReference:
     revision: str | None
 
 
-Reference = FolderReference | GgufReference | PackageReference | HubReference
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoreReference:
+    """A checkpoint in the store at ``url``, by its name or by its digest; the other one is empty."""
+
+    url: str
+    name: str = ""
+    digest: str = ""
+
+    def __str__(self) -> str:
+        return f"{STORE_PREFIX}{self.name or self.digest}@{self.url}"
+
+
+Reference = FolderReference | GgufReference | PackageReference | HubReference | StoreReference
 
 
 def parse_reference(reference: str) -> Reference:
@@ -64,12 +80,32 @@ def parse_reference(reference: str) -> Reference:
     """
     if reference.startswith(PACKAGE_PREFIX):
         return _parse_package(reference)
+    if reference.startswith(STORE_PREFIX):
+        return parse_stored(reference)
     try:
         return _parse_path(reference) or _parse_repository(reference)
     except (OSError, ValueError, RuntimeError) as error:
         raise CheckpointError(
             reference, f"it cannot be looked up as a path ({error})", "check the path and your rights to it"
         ) from error
+
+
+def parse_stored(reference: str, *, url: str = "") -> StoreReference:
+    """Read a reference into a store; ``url`` is that of the store where the reference itself names none.
+
+    Raises:
+        CheckpointError: it is none, or names no store.
+    """
+    match = _STORED.fullmatch(reference.removeprefix(STORE_PREFIX)) if reference.startswith(STORE_PREFIX) else None
+    if match is None:
+        raise CheckpointError(
+            reference,
+            "it is neither a name in a store (letters, digits, dot, dash, underscore) nor sha256: with 64 digits",
+            "write store:NAME or store:sha256:DIGEST, either with @URL",
+        )
+    if not (match["url"] or url):
+        raise CheckpointError(reference, "it does not say which store", "write store:NAME@URL")
+    return StoreReference(url=match["url"] or url, name=match["name"] or "", digest=match["digest"] or "")
 
 
 def _parse_path(reference: str) -> Reference | None:
@@ -92,7 +128,7 @@ def _parse_repository(reference: str) -> HubReference:
         raise CheckpointError(
             reference,
             "there is no such folder or file, and it is not a Hugging Face id",
-            "give a folder, a .gguf file, package:module/file.gguf, or org/name",
+            "give a folder, a .gguf file, package:module/file.gguf, store:NAME, or org/name",
         )
     return HubReference(repository=match["repository"], revision=match["revision"])
 

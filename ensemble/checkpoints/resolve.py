@@ -12,9 +12,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
-from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 
+from ensemble.checkpoints.locks import locked
 from ensemble.checkpoints.package_files import assemble_package_file, find_package_code, find_package_file
 from ensemble.checkpoints.progress import OnPhase, ignore_phase
 from ensemble.checkpoints.reference import (
@@ -33,8 +33,6 @@ if TYPE_CHECKING:
 DEFAULT_CACHE_DIR = Path("~/.cache/ensemble/checkpoints")
 CONVERSION_VERSION = 1
 """Raised when the conversion changes what it writes, so that older conversions are not taken for new ones."""
-LOCK_TIMEOUT_S = 900.0
-"""Converting takes a minute or so; a process that waits longer than this is told instead of hanging."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,7 +117,7 @@ def _resolve_gguf(source: _GgufSource, *, cache_dir: Path, on_phase: OnPhase) ->
     converted = _read_memo(memo, cache_dir)
     if converted is not None:
         return converted
-    with _locked(memo, on_phase):
+    with locked(memo, on_phase):
         # Whoever held the lock before may have done the work.
         converted = _read_memo(memo, cache_dir)
         if converted is not None:
@@ -140,7 +138,7 @@ def _convert_once(file: Path, *, name: str, cache_dir: Path, on_phase: OnPhase) 
     on_phase("hash", 1.0)
     target = cache_dir / f"{re.sub(r'[^A-Za-z0-9._-]', '-', name)}-{digest[:16]}-v{CONVERSION_VERSION}"
     # A second lock: the same bytes may lie under two paths.
-    with _locked(target, on_phase):
+    with locked(target, on_phase):
         if not target.is_dir():
             remove_leftovers(target)
             # By name, because it brings torch along, which a cache hit does not need.
@@ -182,28 +180,3 @@ def _open_gguf(source: _GgufSource, *, memo: Path, cache_dir: Path, on_phase: On
         assemble_package_file(source.package, file)
         on_phase("assemble", 1.0)
         yield file
-
-
-@contextmanager
-def _locked(target: Path, on_phase: OnPhase) -> Iterator[None]:
-    """Hold the lock of what is being made; the system frees it when its holder's process ends, however that ends."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(target.with_name(f".{target.name}.lock"))
-    try:
-        lock.acquire(blocking=False)
-    except Timeout:
-        on_phase("wait for another process that converts it", 0.0)
-        _wait_for(lock, target)
-    try:
-        yield
-    finally:
-        lock.release()
-
-
-def _wait_for(lock: FileLock, target: Path) -> None:
-    try:
-        lock.acquire(timeout=LOCK_TIMEOUT_S)
-    except Timeout as error:
-        raise CheckpointError(
-            str(target), f"another process has held its lock for {LOCK_TIMEOUT_S:.0f} s", "end that process and retry"
-        ) from error

@@ -7,6 +7,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any, Self, cast
 from uuid import uuid4
@@ -74,6 +75,11 @@ class Location:
             self.filesystem.invalidate_cache()
             return bool(self.filesystem.exists(self.path))
 
+    def is_folder(self) -> bool:
+        """Say whether it is a folder."""
+        with self._watched("looked at"):
+            return bool(self.filesystem.isdir(self.path))
+
     def make_folder(self) -> None:
         """Make the folder, if it is not there."""
         with self._watched("made"):
@@ -100,10 +106,21 @@ class Location:
             else:
                 self.filesystem.rm(self.path, recursive=True)
 
-    def read(self) -> bytes:
-        """Give the whole content."""
+    def changed_at(self) -> float:
+        """Say when it was written last, in seconds since 1970."""
+        with self._watched("looked at"):
+            modified: datetime = self.filesystem.modified(self.path)
+            return modified.replace(tzinfo=modified.tzinfo or UTC).timestamp()
+
+    def size_bytes(self) -> int:
+        """Say how long the content is."""
+        with self._watched("looked at"):
+            return int(self.filesystem.size(self.path))
+
+    def read(self, start: int | None = None, end: int | None = None) -> bytes:
+        """Give the whole content, or the part from one byte on and before another."""
         with self._watched("read"):
-            return cast("bytes", self.filesystem.cat_file(self.path))
+            return cast("bytes", self.filesystem.cat_file(self.path, start=start, end=end))
 
     @contextmanager
     def reading(self, *, compression: str | None = None) -> Iterator[IO[bytes]]:
@@ -138,6 +155,12 @@ class Location:
                 with suppress(Exception):  # what failed is told, not that its rest stays
                     self.filesystem.rm(partial)
                 raise
+
+    @contextmanager
+    def filling(self) -> Iterator[IO[bytes]]:
+        """Give a stream into the place itself, where nobody looks yet: what is cut off is there in part."""
+        with self._watched("written"), self.filesystem.open(self.path, "wb") as stream:
+            yield stream
 
     def _move(self, partial: str) -> None:
         """Move what was written here. A store may refuse that where a file is (HDFS) if the file says the same."""

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from ensemble.checkpoints.digest import DIGESTED, compute_digest, resolve_pinned
+from ensemble.checkpoints.content import DIGESTED
+from ensemble.checkpoints.digest import compute_digest, resolve_pinned
 from ensemble.checkpoints.resolve import resolve_checkpoint
 from ensemble.errors import CheckpointError
 from tests.checkpoints.tiny_models import build_llama, save, write_tiny_gguf

@@ -1,0 +1,266 @@
+"""One checkpoint in a store: a folder named by its digest, whole once its manifest is there, which is written last.
+
+The manifest has the files that decide what the model says, and its name follows from them, so that damage to either
+shows. Beside them lie records (the recipe, an evaluation, a licence), which may be written again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+
+from ensemble.checkpoints.content import PIECE_BYTES, PREFIX, digest_content, find_content, hash_files, is_content
+from ensemble.checkpoints.folder import check_folder
+from ensemble.checkpoints.locks import locked
+from ensemble.checkpoints.progress import OnPhase
+from ensemble.checkpoints.storage import remove_leftovers, write_folder_whole
+from ensemble.errors import CheckpointError, ConfigError
+from ensemble.files.location import Location
+
+MANIFEST = "object.json"
+_RECORD_SUFFIXES = {".csv", ".html", ".jinja", ".json", ".md", ".png", ".svg", ".txt", ".yaml", ".yml"}
+_LICENCES = ("LICENSE", "LICENCE", "NOTICE")
+_NUM_DIGITS = 64
+
+FileName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.+-]*$", max_length=255)]
+
+class FileFacts(BaseModel):
+    """What a file must be."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    num_bytes: int = Field(ge=0)
+
+
+class ObjectManifest(BaseModel):
+    """The files that decide what the model says, by name."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    version: Literal[1] = 1
+    files: Mapping[FileName, FileFacts] = Field(min_length=1)
+
+    @property
+    def digest(self) -> str:
+        """The checkpoint's digest, which a spec may pin."""
+        return digest_content({name: facts.sha256 for name, facts in self.files.items()})
+
+    @property
+    def num_bytes(self) -> int:
+        """The size of all."""
+        return sum(facts.num_bytes for facts in self.files.values())
+
+    def to_bytes(self) -> bytes:
+        """Write it down."""
+        return f"{self.model_dump_json(indent=2)}\n".encode()
+
+
+def describe_folder(folder: Path, on_phase: OnPhase) -> ObjectManifest:
+    """Read all that counts of a checkpoint's folder, and say what it is.
+
+    Raises:
+        CheckpointError: it is no whole checkpoint.
+    """
+    check_folder(folder)
+    files = find_content(folder)
+    elsewhere = [str(path) for path in files if path.parent != folder]
+    if elsewhere:
+        raise CheckpointError(str(folder), f"its index names weights in other folders: {elsewhere[0]}", "join them")
+    digests = hash_files(files, on_phase)
+    return ObjectManifest(
+        files={
+            path.name: FileFacts(sha256=sha256, num_bytes=path.stat().st_size)
+            for path, sha256 in zip(files, digests, strict=True)
+        }
+    )
+
+
+def find_records(folder: Path) -> list[Path]:
+    """List what lies beside a checkpoint and tells about it: the recipe, reports, licences."""
+    return sorted(path for path in folder.iterdir() if path.is_file() and is_record(path.name))
+
+
+def is_record(name: str) -> bool:
+    """Say by a file's name whether it tells about a checkpoint."""
+    is_told = Path(name).suffix in _RECORD_SUFFIXES or name.startswith(_LICENCES)
+    return is_told and not (name.startswith(".") or name == MANIFEST or is_content(name))
+
+
+def object_name(digest: str) -> str:
+    """Name an object's folder."""
+    return digest.replace(":", "-")
+
+
+def digest_of(name: str) -> str | None:
+    """Give the digest of an object by its folder's name; None where it is no object's."""
+    digest = name.replace("-", ":", 1)
+    is_digest = digest.startswith(PREFIX) and len(digest) == len(PREFIX) + _NUM_DIGITS
+    return digest if is_digest else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoreObject:
+    """A checkpoint's place in a store, where it may be whole, in part, or not at all."""
+
+    location: Location
+    digest: str
+
+    def read_manifest(self) -> ObjectManifest:
+        """Read what must be there.
+
+        Raises:
+            CheckpointError: there is no whole object, or its manifest is damaged.
+        """
+        place = self.location.child(MANIFEST)
+        if not place.exists():
+            raise CheckpointError(self.digest, f"{self.location} has no whole checkpoint", "put it there again")
+        try:
+            manifest = ObjectManifest.model_validate_json(place.read())
+        except ValidationError as error:
+            raise self._damaged(f"{MANIFEST} is none ({error.errors()[0]['msg']})") from error
+        if manifest.digest != self.digest:
+            raise self._damaged(f"{MANIFEST} is that of {manifest.digest}")
+        return manifest
+
+    def check_sizes(self) -> ObjectManifest:
+        """Look whether every file is there in its length, and give the manifest.
+
+        Raises:
+            CheckpointError: one is not.
+        """
+        manifest = self.read_manifest()
+        present = self.location.names()
+        strangers = sorted(name for name in present if is_content(name) and name not in manifest.files)
+        if strangers:
+            raise self._damaged(f"{strangers[0]} does not belong there")
+        for name, facts in manifest.files.items():
+            if name not in present:
+                raise self._damaged(f"{name} is absent")
+            num_bytes = self.location.child(name).size_bytes()
+            if num_bytes != facts.num_bytes:
+                raise self._damaged(f"{name} has {num_bytes} bytes instead of {facts.num_bytes}")
+        return manifest
+
+    def check_bytes(self, on_phase: OnPhase) -> ObjectManifest:
+        """Read every file on this machine's disk, and give the manifest.
+
+        Raises:
+            CheckpointError: one is not what the manifest says.
+        """
+        manifest = self.check_sizes()
+        names = sorted(manifest.files)
+        found = hash_files([self.location.local_path / name for name in names], on_phase)
+        for name, sha256 in zip(names, found, strict=True):
+            if sha256 != manifest.files[name].sha256:
+                raise self._damaged(f"{name} is {sha256} instead of {manifest.files[name].sha256}")
+        return manifest
+
+    def put(self, folder: Path, manifest: ObjectManifest, on_phase: OnPhase) -> None:
+        """Copy a checkpoint here, unless it is here already and whole; its records are replaced.
+
+        Raises:
+            CheckpointError: the folder changes meanwhile, or another process holds the object for long.
+            ConfigError: the disk or the store does not take it.
+        """
+        if not self.location.is_local:
+            if not self._is_whole(on_phase):
+                self._fill(self.location, folder, manifest, on_phase)
+        else:
+            target = self.location.local_path
+            try:
+                with locked(target, on_phase, does="stores"):
+                    remove_leftovers(target)
+                    if not self._is_whole(on_phase):
+                        self.location.remove()
+                        with write_folder_whole(target) as partial:
+                            self._fill(Location.of(str(partial)), folder, manifest, on_phase)
+            except OSError as error:
+                problem = f"it cannot be written ({error.strerror or error})"
+                raise ConfigError(str(target), problem, "make room there and give the same command again") from error
+        for path in find_records(folder):
+            self.location.child(path.name).write(path.read_bytes())
+        # Its time says that somebody wants it, until the name that is written next says so.
+        self.location.child(MANIFEST).write(manifest.to_bytes())
+
+    def fetch(self, folder: Path, on_phase: OnPhase) -> None:
+        """Copy it into an empty folder of this machine.
+
+        Raises:
+            CheckpointError: it is not whole, or its bytes are not what the manifest says.
+        """
+        manifest = self.read_manifest()
+        copy = _Copy(total_bytes=manifest.num_bytes, phase="fetch from the store", on_phase=on_phase)
+        for name, facts in manifest.files.items():
+            with self.location.child(name).reading() as source, (folder / name).open("wb") as sink:
+                sha256 = copy.copy(source, sink)
+            if sha256 != facts.sha256:
+                raise self._damaged(f"{name} is {sha256} instead of {facts.sha256}")
+        for name in self.location.names():
+            if is_record(name):
+                (folder / name).write_bytes(self.location.child(name).read())
+        (folder / MANIFEST).write_bytes(manifest.to_bytes())
+
+    def remove(self) -> None:
+        """Take it away; a removal that is cut off leaves nothing that passes for whole."""
+        self.location.child(MANIFEST).remove()
+        self.location.remove()
+
+    def _is_whole(self, on_phase: OnPhase) -> bool:
+        with suppress(CheckpointError):
+            # A remote one is read again when it is fetched.
+            if self.location.is_local:
+                self.check_bytes(on_phase)
+            else:
+                self.check_sizes()
+            return True
+        return False
+
+    def _fill(self, place: Location, folder: Path, manifest: ObjectManifest, on_phase: OnPhase) -> None:
+        place.make_folder()
+        # What is there in part must not pass for whole while it is mended.
+        place.child(MANIFEST).remove()
+        copy = _Copy(total_bytes=manifest.num_bytes, phase="store", on_phase=on_phase)
+        for name, facts in manifest.files.items():
+            with (folder / name).open("rb") as source, place.child(name).filling() as sink:
+                sha256 = copy.copy(source, sink)
+            if sha256 != facts.sha256:
+                raise CheckpointError(str(folder / name), "it changed while it was read", "store it again")
+        for path in find_records(folder):
+            place.child(path.name).write(path.read_bytes())
+        on_phase("store its manifest", 0.0)
+        place.child(MANIFEST).write(manifest.to_bytes())
+
+    def _damaged(self, problem: str) -> CheckpointError:
+        remedy = "put the checkpoint there again: `ensemble models add` mends what is damaged"
+        return CheckpointError(f"{self.digest} in {self.location}", f"it is damaged: {problem}", remedy)
+
+
+@dataclass(slots=True, kw_only=True)
+class _Copy:
+    """Copies files one after another, hashes them, and tells how far that is."""
+
+    total_bytes: int
+    phase: str
+    on_phase: OnPhase
+    num_copied: int = 0
+
+    def copy(self, source: IO[bytes], sink: IO[bytes]) -> str:
+        """Copy one file; gives its SHA-256."""
+        digest = hashlib.sha256()
+        self._tell()
+        while piece := source.read(PIECE_BYTES):
+            digest.update(piece)
+            sink.write(piece)
+            self.num_copied += len(piece)
+            self._tell()
+        return digest.hexdigest()
+
+    def _tell(self) -> None:
+        self.on_phase(self.phase, min(1.0, self.num_copied / max(1, self.total_bytes)))
