@@ -12,7 +12,8 @@ from typing import Any
 from ray.serve import Application
 
 from ensemble import __version__
-from ensemble.config import ResourcesConfig, RouterConfig, Spec
+from ensemble.checkpoints.store_pin import pin_stored
+from ensemble.config import MemberConfig, ResourcesConfig, RouterConfig, Spec
 from ensemble.errors import ConfigError
 from ensemble.planning.plan import Plan, plan_spec
 from ensemble.replica_servers import ROUTER, VOTING, member_deployment, start_member, start_router, start_voting
@@ -47,7 +48,7 @@ def build_application(spec: Spec, secret: str) -> Application:
             resources=member.resources,
             num_parallel=member.num_parallel,
         )
-        for member in spec.members
+        for member in map(_with_digests, spec.members)
     }
     called[VOTING] = DeploymentPlan(
         name=VOTING,
@@ -66,6 +67,14 @@ def build_application(spec: Spec, secret: str) -> Application:
         env_vars=ONE_LOOP,
     )
     return bind_application(router, called, spec.serving)
+
+
+def _with_digests(member: MemberConfig) -> MemberConfig:
+    """Write what names in a store mean now: all its replicas run that, and another meaning is a change."""
+    engine = member.engine
+    if hasattr(engine, "others"):
+        engine = engine.model_copy(update={"others": tuple(map(pin_stored, engine.others))})
+    return member.model_copy(update={"checkpoint": pin_stored(member.checkpoint), "engine": engine})
 
 
 def _version(spec: Spec, secret: str, part: str) -> str:

@@ -53,7 +53,7 @@ class MemberConfig(BaseModel):
     family: Name = Field(description="members made from one base model share a family")
     checkpoint: str = Field(
         default="",
-        description="Hugging Face id, folder, GGUF file, package:NAME/FILE.gguf, or cache:NAME in the cache",
+        description="Hugging Face id, folder, GGUF file, package:NAME/FILE.gguf, store:NAME, cache:NAME in the cache",
     )
     checkpoint_digest: str = Field(
         default="",
@@ -263,6 +263,12 @@ def _check_strategy(where: str, ensemble: EnsembleConfig, name: str, *, has_choi
 def cache_dir() -> Path:
     """Where converted checkpoints are kept: ``ENSEMBLE_CACHE_DIR``, or ``~/.cache/ensemble``."""
     return Path(os.environ.get("ENSEMBLE_CACHE_DIR", "~/.cache/ensemble")).expanduser()
+
+
+def store_url() -> str:
+    """Where ``store:NAME`` is: what ``ENSEMBLE_STORE`` says, a folder or an fsspec URL, or a folder in the cache."""
+    said = os.environ.get("ENSEMBLE_STORE") or str(cache_dir() / "store")
+    return said if "://" in said else str(Path(said).expanduser().absolute())
 
 
 def visible_gpus() -> tuple[str, ...]:

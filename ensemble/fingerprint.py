@@ -7,6 +7,7 @@ import json
 import re
 from typing import Any
 
+from ensemble.checkpoints.reference import STORE_PREFIX
 from ensemble.config import MemberConfig
 from ensemble.engines.config import EngineConfig
 
@@ -22,8 +23,8 @@ def fingerprint(member: MemberConfig) -> str:
     """Name what a member's answers depend on, as far as a spec says it: 16 hexadecimal digits of a SHA-256.
 
     That is the engine's type, its options and the prompt's where they are not the defaults, and the checkpoint: a hub's
-    id or a package's file whole, the last two parts of a path, which may lie elsewhere on another machine. Left out is
-    what changes only where, how fast and how often it answers.
+    id or a package's file whole, a name or digest without its store, the last two parts of a path; stores and paths may
+    lie elsewhere on another machine. Left out is what changes only where, how fast and how often it answers.
     """
     facts = {
         "checkpoint": _checkpoint_name(member.checkpoint),
@@ -42,6 +43,8 @@ def _options(engine: EngineConfig) -> dict[str, Any]:
 
 
 def _checkpoint_name(reference: str) -> str:
+    if reference.startswith(STORE_PREFIX):
+        return reference.partition("@")[0]
     # A folder of two parts is spelt like a hub's id, and both are kept whole.
     if reference.startswith("package:") or _HUB_ID.fullmatch(reference):
         return reference

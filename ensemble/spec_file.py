@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,10 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from ensemble.calibration.calibration_file import Calibration, check_fits, load_calibration
-from ensemble.checkpoints.reference import PACKAGE_PREFIX
-from ensemble.config import MemberConfig, RouterConfig, Spec, cache_dir
+from ensemble.checkpoints.reference import PACKAGE_PREFIX, STORE_PREFIX, parse_stored
+from ensemble.config import MemberConfig, RouterConfig, Spec, cache_dir, store_url
 from ensemble.engines.config import FusedEngineConfig, VllmEngineConfig
-from ensemble.errors import ConfigError
+from ensemble.errors import CheckpointError, ConfigError
 from ensemble.fingerprint import fingerprint
 from ensemble.router.config import CALIBRATED_STRATEGIES, EnsembleConfig
 
@@ -40,8 +41,8 @@ def load_spec(path: Path) -> Spec:
     """Read and check a spec.
 
     A checkpoint is taken from the file's folder when it begins with ``./`` or ``../``, ends in ``.gguf``, or exists
-    there; ``~`` is the home folder, ``cache:`` the cache, and everything else stays as it is. An adapter is a folder of
-    this machine, so it is taken from the file's folder, the home folder or the cache.
+    there; ``~`` is the home folder, ``cache:`` the cache, ``store:`` is told which store, and everything else stays as
+    it is. An adapter is a folder of this machine, so it is taken from the file's folder, the home folder or the cache.
 
     Raises:
         ConfigError: the file cannot be read, is no YAML, or is no spec.
@@ -136,6 +137,8 @@ def _with_checkpoints(member: MemberConfig, folder: Path, where: str) -> MemberC
 def _checkpoint(reference: str, folder: Path, *, where: str) -> str:
     if not reference or reference.startswith(PACKAGE_PREFIX):
         return reference
+    if reference.startswith(STORE_PREFIX):
+        return _stored(reference, folder, where=where)
     try:
         if reference.startswith(CACHE_PREFIX):
             return str(cache_dir().resolve() / reference.removeprefix(CACHE_PREFIX))
@@ -145,6 +148,17 @@ def _checkpoint(reference: str, folder: Path, *, where: str) -> str:
     # An unknown user's home, a name too long for a file, a null character.
     except (RuntimeError, OSError, ValueError) as error:
         raise ConfigError(where, f"{reference!r} cannot be a path ({error})", "mend it") from error
+
+
+def _stored(reference: str, folder: Path, *, where: str) -> str:
+    """Write which store a reference means, so that another machine's environment cannot make it another."""
+    try:
+        stored = parse_stored(reference, url=store_url())
+    except CheckpointError as error:
+        raise ConfigError(where, f"{reference!r}: {error.problem}", error.remedy) from error
+    if "://" in stored.url:
+        return str(stored)
+    return str(replace(stored, url=str((folder / Path(stored.url).expanduser()).resolve())))
 
 
 def _folder(text: str, folder: Path, *, where: str) -> str:

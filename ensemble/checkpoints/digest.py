@@ -20,6 +20,7 @@ from ensemble.checkpoints.reference import GgufReference, PackageReference, pars
 from ensemble.checkpoints.resolve import DEFAULT_CACHE_DIR, forget_conversion, resolve_checkpoint
 from ensemble.errors import CheckpointError
 
+
 def compute_digest(*references: str, cache_dir: Path = DEFAULT_CACHE_DIR, on_phase: OnPhase = ignore_phase) -> str:
     """Give a checkpoint's digest, or that of several, fetching them first where needed.
 

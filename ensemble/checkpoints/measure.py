@@ -18,13 +18,17 @@ from ensemble.checkpoints.reference import (
     GgufReference,
     HubReference,
     PackageReference,
+    StoreReference,
     parse_reference,
 )
 from ensemble.checkpoints.resolve import DEFAULT_CACHE_DIR, find_converted
 from ensemble.errors import CheckpointError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+    TensorFacts = tuple[str, str, Sequence[int]]
+    """A tensor's name, its dtype by safetensors' word, and its shape."""
 
 BYTES_BY_STORED_DTYPE = {
     **dict.fromkeys(("F64", "I64", "U64"), 8.0),
@@ -81,32 +85,44 @@ def measure_checkpoint(
         case HubReference() as repository:
             cached: Path = import_module("ensemble.checkpoints.hub").find_repository(repository)
             return _measure_folder(cached) if has_weights else _imagine_folder(cached)
+        case StoreReference() as stored:
+            return _measure_stored(stored, has_weights=has_weights, cache_dir=cache_dir)
         case GgufReference() | PackageReference() as gguf:
             return _measure_gguf(gguf, cache_dir=cache_dir)
 
 
 def _measure_folder(folder: Path) -> MeasuredCheckpoint:
     config = read_config(folder)
+    return measure_tensors(
+        (tensor for path in find_weight_files(folder) for tensor in _read_header(path)), config, where=str(folder)
+    )
+
+
+def _read_header(path: Path) -> Iterator[TensorFacts]:
+    try:
+        with safe_open(path, framework="np") as file:
+            for name in file.keys():  # noqa: SIM118 - it is no mapping
+                header = file.get_slice(name)
+                yield name, header.get_dtype(), header.get_shape()
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(str(path), f"it is damaged or cut short ({error})", "fetch or write it again") from error
+
+
+def measure_tensors(tensors: Iterable[TensorFacts], config: Mapping[str, Any], *, where: str) -> MeasuredCheckpoint:
+    """Measure a checkpoint by what its headers say.
+
+    Raises:
+        CheckpointError: a tensor is of a dtype that is not known.
+    """
     elements: Counter[str] = Counter()
     num_by_name: dict[str, int] = {}
     num_linear = 0
-    for path in find_weight_files(folder):
-        try:
-            with safe_open(path, framework="np") as file:
-                for name in file.keys():  # noqa: SIM118 - it is no mapping
-                    header = file.get_slice(name)
-                    shape, dtype = header.get_shape(), header.get_dtype()
-                    elements[dtype] += _count(shape)
-                    num_by_name[name] = _count(shape)
-                    num_linear += _count(shape) if dtype in FLOAT_DTYPES and _is_inner_linear(name, len(shape)) else 0
-        except (SafetensorError, OSError) as error:
-            raise CheckpointError(
-                str(path), f"it is damaged or cut short ({error})", "fetch or write it again"
-            ) from error
+    for name, dtype, shape in tensors:
+        elements[dtype] += _count(shape)
+        num_by_name[name] = _count(shape)
+        num_linear += _count(shape) if dtype in FLOAT_DTYPES and _is_inner_linear(name, len(shape)) else 0
     if unknown := sorted(set(elements) - set(BYTES_BY_STORED_DTYPE)):
-        raise CheckpointError(
-            str(folder), f"it cannot be measured: its weights are {', '.join(unknown)}", "give another"
-        )
+        raise CheckpointError(where, f"it cannot be measured: its weights are {', '.join(unknown)}", "give another")
     return MeasuredCheckpoint(
         config=config,
         elements_by_dtype=dict(elements),
@@ -176,6 +192,15 @@ def _measure_gguf(reference: GgufReference | PackageReference, *, cache_dir: Pat
 
 def _read_gguf(file: Path) -> MeasuredCheckpoint:
     measured: MeasuredCheckpoint = import_module("ensemble.checkpoints.measure_gguf").measure_gguf(file)
+    return measured
+
+
+def _measure_stored(reference: StoreReference, *, has_weights: bool, cache_dir: Path) -> MeasuredCheckpoint:
+    find_stored = import_module("ensemble.checkpoints.store_fetch").find_stored
+    here: Path | None = find_stored(reference, cache_dir=cache_dir.expanduser())
+    if here is not None:
+        return _measure_folder(here) if has_weights else _imagine_folder(here)
+    measured: MeasuredCheckpoint = import_module("ensemble.checkpoints.measure_store").measure_stored(reference)
     return measured
 
 

@@ -57,6 +57,16 @@ class HubReference:
     revision: str | None
 
 
+def name_file(name: str) -> str:
+    """Give the place in a store that says what a name means."""
+    return f"names/{name}.json"
+
+
+def object_folder(digest: str) -> str:
+    """Give the place in a store of the checkpoint with a digest."""
+    return f"objects/{digest.replace(':', '-', 1)}"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoreReference:
     """A checkpoint in the store at ``url``, by its name or by its digest; the other one is empty."""
@@ -64,6 +74,11 @@ class StoreReference:
     url: str
     name: str = ""
     digest: str = ""
+
+    @property
+    def path(self) -> str:
+        """Where it lies: the file that says what its name means, or its folder."""
+        return f"{self.url}/{name_file(self.name) if self.name else object_folder(self.digest)}"
 
     def __str__(self) -> str:
         return f"{STORE_PREFIX}{self.name or self.digest}@{self.url}"

@@ -22,6 +22,7 @@ from ensemble.checkpoints.reference import (
     GgufReference,
     HubReference,
     PackageReference,
+    StoreReference,
     parse_reference,
 )
 from ensemble.checkpoints.storage import remove_leftovers, write_folder_whole, write_text_whole
@@ -61,15 +62,24 @@ def resolve_checkpoint(
         case HubReference() as repository:
             fetched: Path = import_module("ensemble.checkpoints.hub").fetch_repository(repository, on_phase=on_phase)
             return fetched
-        case GgufReference() | PackageReference() as gguf:
-            source = _find_source(gguf)
-    cache_dir = cache_dir.expanduser()
+        case StoreReference() | GgufReference() | PackageReference() as kept:
+            return _resolve_kept(kept, cache_dir=cache_dir.expanduser(), on_phase=on_phase)
+
+
+def _resolve_kept(
+    reference: StoreReference | GgufReference | PackageReference, *, cache_dir: Path, on_phase: OnPhase
+) -> Path:
+    """Give the folder of what is kept in the cache: a conversion, or a store's copy."""
     try:
-        return _resolve_gguf(source, cache_dir=cache_dir, on_phase=on_phase)
+        if isinstance(reference, StoreReference):
+            resolve_stored = import_module("ensemble.checkpoints.store_fetch").resolve_stored
+            stored: Path = resolve_stored(reference, cache_dir=cache_dir, on_phase=on_phase)
+            return stored
+        return _resolve_gguf(_find_source(reference), cache_dir=cache_dir, on_phase=on_phase)
     except (OSError, SafetensorError) as error:
         raise CheckpointError(
             str(cache_dir),
-            f"converted checkpoints cannot be kept there ({error})",
+            f"converted or fetched checkpoints cannot be kept there ({error})",
             "set ENSEMBLE_CACHE_DIR to a folder that can be written and has room",
         ) from error
 

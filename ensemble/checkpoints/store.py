@@ -17,8 +17,8 @@ from typing import Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ensemble.checkpoints.progress import OnPhase, ignore_phase
-from ensemble.checkpoints.reference import STORE_PREFIX, StoreReference
-from ensemble.checkpoints.store_object import StoreObject, describe_folder, digest_of, object_name
+from ensemble.checkpoints.reference import STORE_PREFIX, StoreReference, name_file, object_folder
+from ensemble.checkpoints.store_object import StoreObject, describe_folder, digest_of
 from ensemble.errors import CheckpointError
 from ensemble.files.location import Location
 
@@ -60,7 +60,7 @@ class CheckpointStore:
 
     def object(self, digest: str) -> StoreObject:
         """Give the place of a checkpoint, which may be empty."""
-        return StoreObject(location=self._objects.child(object_name(digest)), digest=digest)
+        return StoreObject(location=self.root.child(object_folder(digest)), digest=digest)
 
     def names(self) -> tuple[str, ...]:
         """List the names in order."""
@@ -152,13 +152,15 @@ class CheckpointStore:
 
         What was written within the last ``grace_s`` seconds stays, since its writer may be about to name it.
         """
-        named = {object_name(self.look_up(name).digest) for name in self.names()}
-        for name in sorted(self._objects.names() - named):
-            place = self._objects.child(name)
+        named = {self.look_up(name).digest for name in self.names()}
+        objects = self.root.child("objects")
+        for name in sorted(objects.names()):
+            place, digest = objects.child(name), digest_of(name)
+            if digest in named:
+                continue
             num_bytes, changed_at = _measure(place)
             if time.time() - changed_at < grace_s:
                 continue
-            digest = digest_of(name)
             if digest is None:
                 place.remove()
             else:
@@ -177,15 +179,11 @@ class CheckpointStore:
             )
 
     def _name(self, name: str) -> Location:
-        return self._names.child(f"{name}{_NAME_SUFFIX}")
+        return self.root.child(name_file(name))
 
     @property
     def _names(self) -> Location:
         return self.root.child("names")
-
-    @property
-    def _objects(self) -> Location:
-        return self.root.child("objects")
 
 
 def _measure(place: Location) -> tuple[int, float]:

@@ -11,7 +11,7 @@ from ensemble.checkpoints.progress import OnPhase
 from ensemble.checkpoints.reference import StoreReference
 from ensemble.checkpoints.storage import remove_leftovers, write_folder_whole, write_text_whole
 from ensemble.checkpoints.store import CheckpointStore
-from ensemble.checkpoints.store_object import StoreObject, object_name
+from ensemble.checkpoints.store_object import StoreObject
 
 
 def resolve_stored(reference: StoreReference, *, cache_dir: Path, on_phase: OnPhase) -> Path:
@@ -51,7 +51,7 @@ def find_stored(reference: StoreReference, *, cache_dir: Path) -> Path | None:
 
 
 def _copy_of(digest: str, cache_dir: Path) -> Path:
-    return cache_dir / "fetched" / object_name(digest)
+    return cache_dir / "fetched" / digest.replace(":", "-")
 
 
 def _fetch_once(stored: StoreObject, copy: Path, on_phase: OnPhase) -> Path:

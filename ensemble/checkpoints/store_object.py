@@ -30,6 +30,7 @@ _NUM_DIGITS = 64
 
 FileName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.+-]*$", max_length=255)]
 
+
 class FileFacts(BaseModel):
     """What a file must be."""
 
@@ -91,11 +92,6 @@ def is_record(name: str) -> bool:
     """Say by a file's name whether it tells about a checkpoint."""
     is_told = Path(name).suffix in _RECORD_SUFFIXES or name.startswith(_LICENCES)
     return is_told and not (name.startswith(".") or name == MANIFEST or is_content(name))
-
-
-def object_name(digest: str) -> str:
-    """Name an object's folder."""
-    return digest.replace(":", "-")
 
 
 def digest_of(name: str) -> str | None:
@@ -188,6 +184,18 @@ class StoreObject:
             self.location.child(path.name).write(path.read_bytes())
         # Its time says that somebody wants it, until the name that is written next says so.
         self.location.child(MANIFEST).write(manifest.to_bytes())
+
+    def attach(self, name: str, content: bytes) -> None:
+        """Write a record beside the checkpoint, such as its evaluation, in place of an earlier one.
+
+        Raises:
+            CheckpointError: the object is not there.
+            ConfigError: the disk or the store does not take it.
+        """
+        self.read_manifest()
+        if not is_record(name):
+            raise CheckpointError(name, "it is no record's name", f"end it in {', '.join(sorted(_RECORD_SUFFIXES))}")
+        self.location.child(name).write(content)
 
     def fetch(self, folder: Path, on_phase: OnPhase) -> None:
         """Copy it into an empty folder of this machine.

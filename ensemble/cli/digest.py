@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from ensemble.checkpoints.digest import compute_digest
+from ensemble.cli.stored import with_store
 from ensemble.config import cache_dir
 
 
@@ -19,4 +20,4 @@ def digest(
     A fused group is pinned whole: give the member's checkpoint and then engine.others, in order. So is a checkpoint
     with an adapter: give engine.lora after it.
     """
-    typer.echo(compute_digest(*checkpoints, cache_dir=cache_dir() / "checkpoints"))
+    typer.echo(compute_digest(*map(with_store, checkpoints), cache_dir=cache_dir() / "checkpoints"))

@@ -16,6 +16,7 @@ from ensemble.cli.digest import digest
 from ensemble.cli.evaluate import evaluate
 from ensemble.cli.failure import CommandGroup
 from ensemble.cli.health import health
+from ensemble.cli.models import models
 from ensemble.cli.options import TLS_HELP
 from ensemble.cli.plan import plan
 from ensemble.cli.render import render
@@ -56,6 +57,7 @@ for command in (
 ):
     app.command()(command)
 app.add_typer(render)
+app.add_typer(models)
 
 
 def _print_version(*, is_wanted: bool) -> None:

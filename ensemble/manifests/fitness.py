@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ensemble.checkpoints.reference import PACKAGE_PREFIX
+from ensemble.checkpoints.reference import PACKAGE_PREFIX, STORE_PREFIX, parse_stored
 from ensemble.config import MemberConfig, Spec, TlsConfig
 from ensemble.errors import ConfigError
 from ensemble.manifests.volumes import MODELS, STATE, TLS, is_below
@@ -52,10 +52,10 @@ def check_members(spec: Spec, folder: Path) -> None:
 def models_named(spec: Spec) -> dict[str, str]:
     """Give all that lies on the volume of models, by the field that names it."""
     return {
-        f"members[{index}].{field}": reference
+        f"members[{index}].{field}": _path_of(reference)
         for index, member in enumerate(spec.members)
         for field, reference in _references_of(member).items()
-        if is_below(reference, MODELS)
+        if is_below(_path_of(reference), MODELS)
     }
 
 
@@ -100,10 +100,19 @@ def _references_of(member: MemberConfig) -> dict[str, str]:
 
 
 def _check_reference(where: str, reference: str) -> None:
-    if reference.startswith(PACKAGE_PREFIX) or is_below(reference, MODELS):
+    if reference.startswith(PACKAGE_PREFIX) or is_below(_path_of(reference), MODELS):
         return
+    if reference.startswith(STORE_PREFIX):
+        name, _, url = reference.partition("@")
+        remedy = f"put the store on the volume of models, and write {name}@{MODELS}/NAME"
+        raise ConfigError(where, f"{name} is in the store {url}, which workers may not reach", remedy)
     problem = "is a path of this machine" if reference.startswith("/") else "would be fetched, and workers may not"
     raise ConfigError(where, f"{reference} {problem}", f"put it on the volume of models, as {MODELS}/NAME")
+
+
+def _path_of(reference: str) -> str:
+    """Give where a checkpoint lies."""
+    return parse_stored(reference).path if reference.startswith(STORE_PREFIX) else reference
 
 
 def _check_files(spec: Spec, folder: Path) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from ensemble.checkpoints.reference import STORE_PREFIX
 from ensemble.config import MemberConfig, Spec
 from ensemble.engines.footprint import GIB
 from ensemble.errors import ConfigError
@@ -132,10 +133,11 @@ def _with_local_checkpoints(member: MemberConfig, volume: Path | None) -> Member
     """Name a member's checkpoints where they can be measured; what is not in the copy keeps its name."""
 
     def local(reference: str) -> str:
-        if volume is None or not reference or not is_below(reference, MODELS):
+        name, at, lies = reference.partition("@") if reference.startswith(STORE_PREFIX) else ("", "", reference)
+        if volume is None or not lies or not is_below(lies, MODELS):
             return reference
-        path = volume / Path(reference).relative_to(MODELS)
-        return str(path) if path.exists() else reference
+        path = volume / Path(lies).relative_to(MODELS)
+        return f"{name}{at}{path}" if path.exists() else reference
 
     engine = member.engine
     if hasattr(engine, "others"):

@@ -1,0 +1,133 @@
+"""``ensemble models``: what is in a store of checkpoints, and how it gets in and out."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ensemble.checkpoints.reference import STORE_PREFIX
+from ensemble.cli.compress import MIB, show_phases
+from ensemble.cli.stored import family_of, parse_target, with_store
+from ensemble.cli.terminal import plain_table, printable, stderr_console, stdout_console
+from ensemble.config import cache_dir, store_url
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from ensemble.checkpoints.store import CheckpointStore
+    from ensemble.checkpoints.store_listing import StoredModel
+
+models = typer.Typer(
+    name="models",
+    help="List a store's checkpoints: names for folders that are found by their digests.\n\n"
+    "A spec and every command name one as store:NAME, or as store:sha256:DIGEST, which never means another. The store "
+    "is a folder or an fsspec URL (s3://bucket/models): the reference's own, as in store:NAME@URL, or else "
+    "ENSEMBLE_STORE, or else a folder in the cache. What lies elsewhere is fetched once a machine.",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+StoreUrl = Annotated[str, typer.Option("--store", help="A folder or an fsspec URL; left out, ENSEMBLE_STORE's.")]
+Replace = Annotated[bool, typer.Option("--replace", help="Let the name mean this checkpoint from now on.")]
+
+
+@models.callback(invoke_without_command=True)
+def list_all(
+    context: typer.Context,
+    *,
+    store: StoreUrl = "",
+    as_json: Annotated[bool, typer.Option("--json", help="Print all that is known, as one JSON list.")] = False,
+) -> None:
+    """List the names; the callback's help is the group's."""
+    opened = _open(store)
+    context.obj = opened
+    if context.invoked_subcommand:
+        return
+    from ensemble.checkpoints.store_listing import list_models  # noqa: PLC0415 - fsspec takes its time
+
+    found = list_models(opened)
+    if as_json:
+        typer.echo(json.dumps([_document(one) for one in found], ensure_ascii=False, indent=2))
+        return
+    console = stdout_console()
+    if not found:
+        console.print(f"{opened.root} has no models; `ensemble compress SOURCE store:NAME` makes one", markup=False)
+        return
+    console.print(_draw(found))
+    for one in found:
+        if one.problem:
+            console.print(printable(f"{one.name}: {one.problem}"), style="bold red", markup=False, soft_wrap=True)
+
+
+@models.command()
+def add(
+    context: typer.Context,
+    checkpoint: Annotated[str, typer.Argument(help="As a spec names it: a folder, a .gguf file, org/name, ...")],
+    name: Annotated[str, typer.Argument(help="What it will be: store:NAME.")],
+    *,
+    family: Annotated[str, typer.Option(help="The base model it comes from; left out, told from its source.")] = "",
+    replace: Replace = False,
+) -> None:
+    """Store a checkpoint under a name, converting or fetching it first; mends a damaged one of the same bytes."""
+    from ensemble.checkpoints.resolve import resolve_checkpoint  # noqa: PLC0415 - heavy
+
+    store: CheckpointStore = context.obj
+    target = parse_target(f"{STORE_PREFIX}{name.removeprefix(STORE_PREFIX)}")
+    source = with_store(checkpoint)
+    with show_phases(stderr_console(), what=name) as on_phase:
+        folder = resolve_checkpoint(source, cache_dir=cache_dir() / "checkpoints", on_phase=on_phase)
+        stored = store.put(
+            folder,
+            target.name,
+            family=family or family_of(checkpoint),
+            source=checkpoint,
+            replace=replace,
+            on_phase=on_phase,
+        )
+    typer.echo(f"store:{stored.name} is {stored.digest}")
+
+
+@models.command()
+def remove(context: typer.Context, name: Annotated[str, typer.Argument(help="As it is listed.")]) -> None:
+    """Take a name away; its checkpoint stays until `ensemble models prune`."""
+    store: CheckpointStore = context.obj
+    removed = store.remove(parse_target(f"{STORE_PREFIX}{name.removeprefix(STORE_PREFIX)}").name)
+    typer.echo(f"store:{removed.name} was {removed.digest}")
+
+
+@models.command()
+def prune(
+    context: typer.Context,
+    *,
+    older_than_min: Annotated[
+        float, typer.Option(min=0.0, help="What was written more lately stays: it may be about to be named.")
+    ] = 60.0,
+) -> None:
+    """Take away checkpoints that no name leads to, and what interrupted writers left."""
+    store: CheckpointStore = context.obj
+    num_bytes = 0
+    for name, freed_bytes in store.prune(grace_s=older_than_min * 60):
+        typer.echo(f"removed {name}")
+        num_bytes += freed_bytes
+    typer.echo(f"{num_bytes / MIB:.0f} MiB are free again")
+
+
+def _open(url: str) -> CheckpointStore:
+    from ensemble.checkpoints.store import CheckpointStore  # noqa: PLC0415 - as above
+
+    return CheckpointStore.at(url or store_url())
+
+
+def _draw(found: tuple[StoredModel, ...]) -> Table:
+    table = plain_table("name", "family", "source", "steps", "digest", numbers=("MiB", "perplexity", "evaluated"))
+    for one in found:
+        perplexities = "{:.2f} to {:.2f}".format(*one.perplexities) if one.perplexities else ""
+        cells = (one.name, one.family, one.source, ", ".join(one.steps), one.digest[: len("sha256:") + 12])
+        figures = (f"{one.num_bytes / MIB:.0f}", perplexities, "yes" if one.evaluation else "")
+        table.add_row(*map(printable, (*cells, *figures)), style="bold red" if one.problem else "")
+    return table
+
+
+def _document(one: StoredModel) -> dict[str, Any]:
+    return {**asdict(one), "stored_at": one.stored_at.isoformat(), "steps": one.steps}
