@@ -267,3 +267,32 @@ def test_a_spec_of_another_version_is_told_which_one_is_read(tmp_path: Path) -> 
 
     with pytest.raises(ConfigError, match="version: it is 0, and this program reads 1"):
         load(tmp_path, text)
+
+
+@pytest.mark.parametrize(
+    ("reference", "environment", "expected"),
+    [
+        ("store:a", "s3://bucket/models", "store:a@s3://bucket/models"),
+        ("store:a", "/shared/models", "store:a@/shared/models"),
+        ("store:a", "", "store:a@{folder}/cache/store"),
+        ("store:a@gs://other", "s3://bucket/models", "store:a@gs://other"),
+        ("store:a@./models", "s3://bucket/models", "store:a@{folder}/models"),
+        (f"store:sha256:{'0' * 64}", "s3://x", f"store:sha256:{'0' * 64}@s3://x"),
+    ],
+)
+def test_a_stored_checkpoint_is_told_its_store_where_the_spec_is_read(
+    reference: str, environment: str, expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ENSEMBLE_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setenv("ENSEMBLE_STORE", environment)
+
+    spec = load(tmp_path, with_checkpoint(reference))
+
+    assert spec.members[0].checkpoint == expected.format(folder=tmp_path)
+
+
+def test_a_faulty_reference_into_a_store_is_the_members_mistake(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="neither a name in a store") as caught:
+        load(tmp_path, with_checkpoint("store:a/b"))
+
+    assert caught.value.where == "members[0].checkpoint"

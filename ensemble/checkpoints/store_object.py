@@ -7,7 +7,7 @@ shows. Beside them lie records (the recipe, an evaluation, a licence), which may
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -133,8 +133,7 @@ class StoreObject:
         """
         manifest = self.read_manifest()
         present = self.location.names()
-        strangers = sorted(name for name in present if is_content(name) and name not in manifest.files)
-        if strangers:
+        if strangers := _find_strangers(present, manifest):
             raise self._damaged(f"{strangers[0]} does not belong there")
         for name, facts in manifest.files.items():
             if name not in present:
@@ -203,7 +202,7 @@ class StoreObject:
         Raises:
             CheckpointError: it is not whole, or its bytes are not what the manifest says.
         """
-        manifest = self.read_manifest()
+        manifest = self.check_sizes()
         copy = _Copy(total_bytes=manifest.num_bytes, phase="fetch from the store", on_phase=on_phase)
         for name, facts in manifest.files.items():
             with self.location.child(name).reading() as source, (folder / name).open("wb") as sink:
@@ -234,6 +233,8 @@ class StoreObject:
         place.make_folder()
         # What is there in part must not pass for whole while it is mended.
         place.child(MANIFEST).remove()
+        for name in _find_strangers(place.names(), manifest):
+            place.child(name).remove()
         copy = _Copy(total_bytes=manifest.num_bytes, phase="store", on_phase=on_phase)
         for name, facts in manifest.files.items():
             with (folder / name).open("rb") as source, place.child(name).filling() as sink:
@@ -248,6 +249,11 @@ class StoreObject:
     def _damaged(self, problem: str) -> CheckpointError:
         remedy = "put the checkpoint there again: `ensemble models add` mends what is damaged"
         return CheckpointError(f"{self.digest} in {self.location}", f"it is damaged: {problem}", remedy)
+
+
+def _find_strangers(present: Collection[str], manifest: ObjectManifest) -> list[str]:
+    """List files that a loader would take though the manifest does not have them."""
+    return sorted(name for name in present if is_content(name) and name not in manifest.files)
 
 
 @dataclass(slots=True, kw_only=True)

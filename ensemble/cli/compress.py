@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ensemble.cli.compress_view import describe_report, show_standing
+from ensemble.cli.phases import show_phases
+from ensemble.cli.stored import Output, with_store
 from ensemble.cli.terminal import stderr_console, stdout_console
 from ensemble.config import cache_dir
 from ensemble.errors import ConfigError
@@ -19,9 +21,11 @@ if TYPE_CHECKING:
 
 
 def compress(
-    source: Annotated[str, typer.Argument(help="A folder, a .gguf file, package:MODULE/FILE.gguf, or org/name.")],
+    source: Annotated[
+        str, typer.Argument(help="A folder, a .gguf file, package:MODULE/FILE.gguf, store:NAME, or org/name.")
+    ],
     output: Annotated[
-        Path, typer.Argument(help="The folder to write; of several recipes, the folder of their results.")
+        str, typer.Argument(help="The folder to write, or store:NAME; of several recipes, the folder of their results.")
     ],
     *,
     recipe: Annotated[
@@ -37,24 +41,35 @@ def compress(
     allow_compressed: Annotated[
         bool, typer.Option("--allow-compressed", help="Take a source that a recipe has made, if its weights are float.")
     ] = False,
+    replace: Annotated[bool, typer.Option("--replace", help="Let store:NAME mean what comes out.")] = False,
 ) -> None:
     """Make a smaller checkpoint by a recipe, or one by each of several, and say what it cost in perplexity.
 
     Ended by a kill, the same command goes on where it was. Of several recipes, each result is OUTPUT/NAME, by the
-    name of the recipe's file.
+    name of the recipe's file; in a store, store:OUTPUT-NAME.
     """
-    console = stdout_console()
+    console, named = stdout_console(), with_store(source)
+    place = Output.of(output, replace=replace, made_from=[named, *(calibration or ()), *map(_read_text, recipe)])
+    recipe_by_output = name_outputs(place.folder, recipe)
+    place.check(recipe_by_output)
     with show_standing(stderr_console()) as on_progress:
         reports = run_recipes(
-            source,
-            name_outputs(output, recipe),
+            named,
+            recipe_by_output,
             calibration=calibration or (),
             on_progress=on_progress,
             allow_compressed=allow_compressed,
         )
     for report in reports:
         console.print(describe_report(report), style="bold", markup=False)
-        console.print(f"written to {report.output}", markup=False, soft_wrap=True)
+        with show_phases(stderr_console(), what=output) as on_phase:
+            where = place.publish(Path(report.output), source=named, on_phase=on_phase)
+        console.print(f"written to {where}", markup=False, soft_wrap=True)
+
+
+def _read_text(recipe: Path) -> str:
+    """Give what a recipe's file says, as far as it can be read; whoever needs it tells what is wrong with it."""
+    return recipe.read_text("utf-8", errors="replace") if recipe.is_file() else ""
 
 
 def name_outputs(output: Path, recipes: Sequence[Path]) -> dict[Path, Path]:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ensemble.checkpoints.reference import STORE_PREFIX
-from ensemble.cli.compress import MIB, show_phases
+from ensemble.cli.compress_view import MIB
+from ensemble.cli.phases import show_phases
 from ensemble.cli.stored import family_of, parse_target, with_store
 from ensemble.cli.terminal import plain_table, printable, stderr_console, stdout_console
 from ensemble.config import cache_dir, store_url

