@@ -89,14 +89,33 @@ def test_what_a_store_does_not_take_stays_for_another_attempt(checkpoint: str, t
     (tmp_path / "store").mkdir()
     (tmp_path / "store" / "objects").write_text("a file in the folder's place", "utf-8")
 
-    refused = run("compress", checkpoint, "store:int8", "--recipe", str(RECIPES / "int8.yaml"))
+    command = ("compress", checkpoint, "store:int8", "--recipe", str(RECIPES / "int8.yaml"))
+
+    refused = run(*command)
 
     assert refused.exit_code == 2
-    ready = tmp_path / "cache" / "checkpoints" / "storing" / "int8"
+    (ready,) = (tmp_path / "cache" / "checkpoints" / "storing").glob("*/int8")
     assert refused.stderr.splitlines()[-1].endswith(f"`ensemble models add {ready} int8` stores what is ready")
     (tmp_path / "store" / "objects").unlink()
-    assert run("models", "add", str(ready), "int8").exit_code == 0
+    again = run(*command)
+    assert again.exit_code == 0
+    assert "quantize" in refused.stderr
+    assert "quantize" not in again.stderr
     assert listed()[0]["steps"] == ["quantize_int8"]
+    assert not ready.exists()
+
+
+def test_several_recipes_make_a_name_each(checkpoint: str) -> None:
+    recipes = [argument for name in ("int8", "sparse-int4") for argument in ("--recipe", str(RECIPES / f"{name}.yaml"))]
+
+    made = run("compress", checkpoint, "store:tiny", *recipes)
+
+    assert made.exit_code == 0, made.stderr
+    assert [(one["name"], one["steps"]) for one in listed()] == [
+        ("tiny-int8", ["quantize_int8"]),
+        ("tiny-sparse-int4", ["prune_weights", "quantize_int4"]),
+    ]
+    assert run("compress", checkpoint, "store:tiny", *recipes).exit_code == 2
 
 
 @pytest.mark.parametrize(
