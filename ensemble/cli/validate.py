@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -39,9 +40,24 @@ def validate(
     console.print(f"\n{spec} is valid; it answers on {host}:{checked.router.port}", markup=False)
 
 
-def schema() -> None:
-    """Print the JSON schema of specs, for editors that complete and check YAML."""
-    typer.echo(spec_schema(), nl=False)
+class SchemaKind(StrEnum):
+    """What has a schema."""
+
+    SPEC = "spec"
+    RECIPE = "recipe"
+
+
+def schema(
+    kind: Annotated[SchemaKind, typer.Argument(metavar="[spec|recipe]", help="Of which files.")] = SchemaKind.SPEC,
+) -> None:
+    """Print the JSON schema of specs, or of recipes, for editors that complete and check YAML."""
+    if kind == SchemaKind.SPEC:
+        typer.echo(spec_schema(), nl=False)
+        return
+    # It brings torch and transformers along, which take seconds to import.
+    from ensemble.compression.recipe import recipe_schema  # noqa: PLC0415
+
+    typer.echo(recipe_schema(), nl=False)
 
 
 def check_checkpoints(spec: Spec) -> None:

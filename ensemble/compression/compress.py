@@ -109,7 +109,10 @@ class _Session:
     def make(self) -> tuple[CompressionReport, ...]:
         """Make what is not there yet."""
         with ExitStack() as stack:
-            held = [(run, stack.enter_context(open_work_folder(self.cache_dir, run.facts()))) for run in self.runs]
+            held = [
+                (run, stack.enter_context(open_work_folder(self.cache_dir, run.facts(), output=run.output)))
+                for run in self.runs
+            ]
             report_by_output = {run.output: report for run in self.runs if (report := run.find_made())}
             works = [(run, work) for run, work in held if run.output not in report_by_output]
             if works:

@@ -19,6 +19,7 @@ from ensemble.checkpoints.quiet import quiet_transformers
 from ensemble.files.whole_file import remove_partials, write_whole
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from torch import Tensor
@@ -48,12 +49,15 @@ def write_own_text(
     prompts_WP = _draw_prompts(text, options)
     batches = []
     for first in range(0, len(prompts_WP), BATCH_WINDOWS):
-        on_phase("write own text", first / len(prompts_WP))
+
+        def tell(share: float, *, first: int = first) -> None:
+            on_phase("write own text", (first + share * BATCH_WINDOWS) / len(prompts_WP))
+
         file = folder / f"windows-{first:06}.json"
         if not file.exists():
             remove_partials(file)
             seed = _mix(options.seed, first)
-            windows_WT = _sample(model, prompts_WP[first : first + BATCH_WINDOWS], options.window_tokens, seed=seed)
+            windows_WT = _sample(model, prompts_WP[first : first + BATCH_WINDOWS], options.window_tokens, seed, tell)
             write_whole(file, json.dumps(windows_WT.tolist()).encode())
         batches.append(torch.tensor(json.loads(file.read_text("utf-8"))))
     return torch.cat(batches)
@@ -73,8 +77,16 @@ def _draw_prompts(text: CalibrationText, options: CalibrationOptions) -> Tensor:
     return torch.cat([bos_P.expand(len(drawn_WP), -1), drawn_WP], dim=1)
 
 
-def _sample(model: PreTrainedModel, prompts_WP: Tensor, window_tokens: int, *, seed: int) -> Tensor:
+def _sample(
+    model: PreTrainedModel, prompts_WP: Tensor, window_tokens: int, seed: int, tell: Callable[[float], None]
+) -> Tensor:
+    """Draw what follows the prompts; ``tell`` hears which share is there."""
     num_new = window_tokens - prompts_WP.shape[1]
+
+    def hear(tokens_WT: Tensor, _scores: Any) -> Tensor:
+        tell(min(1.0, tokens_WT.shape[1] / window_tokens))
+        return torch.zeros(len(tokens_WT), dtype=torch.bool)
+
     writer: Any = model  # transformers' wrappers hide the method's types
     with torch.random.fork_rng(devices=[]), torch.inference_mode(), quiet_transformers():
         torch.manual_seed(seed)
@@ -89,6 +101,7 @@ def _sample(model: PreTrainedModel, prompts_WP: Tensor, window_tokens: int, *, s
             # As many for every window: what ends a text is not drawn before.
             min_new_tokens=num_new,
             max_new_tokens=num_new,
+            stopping_criteria=[hear],
         )
     return windows_WT
 

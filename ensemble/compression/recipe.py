@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING
 
 import yaml
@@ -34,6 +35,12 @@ class Recipe(BaseModel):
         return self
 
 
+def recipe_schema() -> str:
+    """Give the recipes' JSON schema, for editors."""
+    schema = {"$schema": "https://json-schema.org/draft/2020-12/schema", **Recipe.model_json_schema()}
+    return json.dumps(schema, indent=2) + "\n"
+
+
 def load_recipe(path: Path) -> Recipe:
     """Read a recipe from a YAML file.
 
@@ -53,4 +60,6 @@ def load_recipe(path: Path) -> Recipe:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "recipe"
-        raise ConfigError(f"{path}: {where}", first["msg"], "see the recipes in deploy/recipes") from error
+        raise ConfigError(
+            f"{path}: {where}", first["msg"], "see `ensemble schema recipe` for what a recipe may say"
+        ) from error

@@ -6,7 +6,7 @@ import hashlib
 import json
 import shutil
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -96,27 +96,33 @@ class WorkFolder:
 
 
 @contextmanager
-def open_work_folder(cache_dir: Path, facts: dict[str, Any]) -> Iterator[WorkFolder]:
+def open_work_folder(cache_dir: Path, facts: dict[str, Any], *, output: Path) -> Iterator[WorkFolder]:
     """Give the work folder of a compression with these facts, for one process at a time; old ones of others go.
 
+    What killed runs left beside the output goes, too.
+
     Raises:
-        ConfigError: another process is at the same work.
+        ConfigError: another process is at the same work, or at the same output.
     """
     parent = _open_parent(cache_dir)
     folder = parent / _name(facts)
-    lock = _lock_of(folder)
-    try:
-        lock.acquire(blocking=False)
-    except Timeout as error:
-        raise ConfigError(
-            str(folder), "another process compresses the same checkpoint in the same way", "wait for it"
-        ) from error
-    try:
+    with (
+        _held(folder, where=str(folder), problem="another process compresses the same checkpoint in the same way"),
+        _held(
+            parent / f"output-{_name({'output': str(output.resolve())})}",
+            where=str(output),
+            problem="another process writes it",
+        ),
+    ):
+        remove_leftovers(output)
         for number in range(1, 100):
             remove_leftovers(folder / f"step-{number:02}")
-        yield WorkFolder(folder=folder)
-    finally:
-        lock.release()
+        try:
+            yield WorkFolder(folder=folder)
+        finally:
+            with suppress(OSError):
+                # What ended before a step was whole has left it empty.
+                folder.rmdir()
 
 
 @contextmanager
@@ -132,6 +138,20 @@ def open_text_folder(cache_dir: Path, facts: dict[str, Any], *, on_phase: OnPhas
     try:
         folder.mkdir(exist_ok=True)
         yield folder
+    finally:
+        lock.release()
+
+
+@contextmanager
+def _held(folder: Path, *, where: str, problem: str) -> Iterator[None]:
+    """Hold a folder's lock; the system frees it when the process ends, however that ends."""
+    lock = _lock_of(folder)
+    try:
+        lock.acquire(blocking=False)
+    except Timeout as error:
+        raise ConfigError(where, problem, "wait for it") from error
+    try:
+        yield
     finally:
         lock.release()
 

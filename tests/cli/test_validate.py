@@ -143,10 +143,13 @@ def test_a_folder_without_weights_is_no_checkpoint(tmp_path: Path) -> None:
     assert "model.safetensors" in result.stderr
 
 
-def test_the_committed_schema_is_the_printed_one() -> None:
-    committed = Path(__file__).parents[2] / "deploy" / "spec.schema.json"
+@pytest.mark.parametrize("kind", ["spec", "recipe"])
+def test_the_committed_schema_is_the_printed_one(kind: str) -> None:
+    committed = Path(__file__).parents[2] / "deploy" / f"{kind}.schema.json"
 
-    assert run("schema").stdout == committed.read_text("utf-8")
+    printed = run("schema", kind).stdout
+
+    assert printed == committed.read_text("utf-8"), f"run: ensemble schema {kind} > deploy/{kind}.schema.json"
 
 
 def test_the_port_in_use_is_named_before_anything_starts(tmp_path: Path) -> None:
