@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ensemble.checkpoints.int8_linear import choose_scale
+
 GROUP_SIZES = (128, 64, 32)
 LARGEST_CODE = 7
 _BITS = 4
@@ -26,11 +28,11 @@ def quantize_weight(weight_OI: Tensor, group_size: int) -> tuple[Tensor, Tensor]
     """Round a weight to the nearest of 15 values a group, symmetric about zero, which stays exact.
 
     Gives the codes (int8, [O, I], -7 to 7) and the scales (float32, [O, G]). Every weight is off by at most half its
-    group's scale, which is the group's largest magnitude divided by 7. A group of zeros gets the scale 1.
+    group's scale, which is the group's largest magnitude divided by 7, as a value of bfloat16. A group of zeros gets
+    the scale 1.
     """
     weight_OGS = weight_OI.float().reshape(len(weight_OI), -1, group_size)
-    scale_OG = weight_OGS.abs().amax(dim=-1) / LARGEST_CODE
-    scale_OG = torch.where(scale_OG > 0, scale_OG, torch.ones_like(scale_OG))
+    scale_OG = choose_scale(weight_OGS.abs().amax(dim=-1), LARGEST_CODE)
     codes_OGS = (weight_OGS / scale_OG.unsqueeze(-1)).round().clamp(-LARGEST_CODE, LARGEST_CODE)
     return codes_OGS.to(torch.int8).flatten(1), scale_OG
 

@@ -54,10 +54,10 @@ def read_int8_ignore(where: str, quantization: object) -> tuple[str, ...]:
     Raises:
         CheckpointError: it is quantised in another way, or its description is not one.
     """
-    described = _as_mapping(quantization)
-    groups = _as_mapping(described.get("config_groups"))
-    group = _as_mapping(next(iter(groups.values()))) if len(groups) == 1 else {}
-    weights = _as_mapping(group.get("weights"))
+    described = as_mapping(quantization)
+    groups = as_mapping(described.get("config_groups"))
+    group = as_mapping(next(iter(groups.values()))) if len(groups) == 1 else {}
+    weights = as_mapping(group.get("weights"))
     ours = (
         described.get("quant_method") == METHOD
         and described.get("format") == FORMAT
@@ -73,15 +73,25 @@ def read_int8_ignore(where: str, quantization: object) -> tuple[str, ...]:
             "which the embedded engine cannot run",
             "give a float checkpoint, one made by `ensemble compress`, or use the vllm engine",
         )
+    return read_ignore(where, quantization)
+
+
+def read_ignore(where: str, quantization: object) -> tuple[str, ...]:
+    """Give the layers that a description leaves float.
+
+    Raises:
+        CheckpointError: they are not a list of names.
+    """
     try:
-        return tuple(check_layer_name(name) for name in described.get("ignore") or ())
+        return tuple(check_layer_name(name) for name in as_mapping(quantization).get("ignore") or ())
     except (TypeError, ValueError, AttributeError) as error:
         raise CheckpointError(
             where, f"quantization_config.ignore is not a list of layers ({error})", "give a whole checkpoint"
         ) from error
 
 
-def _as_mapping(value: object) -> dict[str, Any]:
+def as_mapping(value: object) -> dict[str, Any]:
+    """Give what a JSON object says; anything else says nothing."""
     return value if isinstance(value, dict) else {}
 
 

@@ -33,15 +33,24 @@ _PACKED_STEP = 16
 With other shapes it gives wrong products, from other addresses it crashes the process (torch 2.13 with AVX-512)."""
 
 
+def choose_scale(largest: Tensor, largest_code: int) -> Tensor:
+    """Give the scales (float32) by which magnitudes become the largest code; 1 where the magnitude is 0.
+
+    They are values of bfloat16, in which vLLM holds scales: rounded afterwards they would shift all the weights that
+    share one, with codes that were rounded for another.
+    """
+    scale = (largest.float() / largest_code).bfloat16().float()
+    return torch.where(scale > 0, scale, torch.ones_like(scale))
+
+
 def quantize_weight(weight_OI: Tensor) -> tuple[Tensor, Tensor]:
     """Round a weight to 8 bits, symmetric, one scale for each output feature.
 
     Gives the codes (int8, [O, I]) and the scales (float32, [O, 1]). Every weight is off by at most half its row's
-    scale, which is the row's largest magnitude divided by 127. A row of zeros gets the scale 1.
+    scale, which is the row's largest magnitude divided by 127, as a value of bfloat16. A row of zeros gets the scale 1.
     """
     weight_OI = weight_OI.float()
-    scale_O1 = weight_OI.abs().amax(dim=1, keepdim=True) / LARGEST_CODE
-    scale_O1 = torch.where(scale_O1 > 0, scale_O1, torch.ones_like(scale_O1))
+    scale_O1 = choose_scale(weight_OI.abs().amax(dim=1, keepdim=True), LARGEST_CODE)
     codes_OI = (weight_OI / scale_O1).round().clamp(-LARGEST_CODE, LARGEST_CODE).to(torch.int8)
     return codes_OI, scale_O1
 

@@ -1,7 +1,8 @@
-"""Loading a checkpoint with 8-bit or 4-bit weights without ever unpacking it in memory."""
+"""Loading a checkpoint with 8-bit or 4-bit weights without ever making them floats in memory."""
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -16,14 +17,18 @@ from ensemble.checkpoints.int4_linear import Int4Linear
 from ensemble.checkpoints.int8_format import read_int8_ignore, unpack_tensors
 from ensemble.checkpoints.int8_linear import Int8Linear
 from ensemble.checkpoints.layer_names import is_ignored
+from ensemble.checkpoints.w8a8_format import W8A8Format, has_w8a8_format
+from ensemble.checkpoints.w8a8_linear import W8A8Linear
 from ensemble.errors import CheckpointError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
     from torch import Tensor
     from transformers import PreTrainedModel
+
+_FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 
 def load_quantized_model(folder: Path, quantization: object, dtype: torch.dtype, *, auto_class: Any) -> PreTrainedModel:
@@ -32,19 +37,14 @@ def load_quantized_model(folder: Path, quantization: object, dtype: torch.dtype,
     Raises:
         CheckpointError: the weights are quantised in another way, or do not fit the config.
     """
-    has_int4 = is_int4(quantization)
-    int4_layers = read_int4_layers(str(folder), quantization) if has_int4 else {}
-    ignore = () if has_int4 else read_int8_ignore(str(folder), quantization)
+    place, is_packed_int8 = _read_description(str(folder), quantization)
     config = AutoConfig.from_pretrained(folder, local_files_only=True)
     del config.quantization_config
     # Buffers stay real: rotary frequencies are computed, not stored.
     with init_empty_weights(include_buffers=False):
         model: PreTrainedModel = auto_class.from_config(config, dtype=dtype)
-        if has_int4:
-            place_int4_layers(model, int4_layers, where=str(folder))
-        else:
-            place_int8_layers(model, ignore=ignore)
-    tensors = _read_tensors(folder, dtype, is_packed_int8=not has_int4)
+        place(model)
+    tensors = _read_tensors(folder, dtype, is_packed_int8=is_packed_int8)
     expected = set(model.state_dict()) - set(model.all_tied_weights_keys)
     if odd := sorted(expected.symmetric_difference(tensors)):
         raise CheckpointError(
@@ -53,6 +53,30 @@ def load_quantized_model(folder: Path, quantization: object, dtype: torch.dtype,
     model.load_state_dict(tensors, strict=False, assign=True)
     model.tie_weights()
     return model
+
+
+def _read_description(where: str, quantization: object) -> tuple[Callable[[nn.Module], object], bool]:
+    """Say how to put a checkpoint's kind of layers into a model, and whether its codes are packed 8-bit ones."""
+    if has_w8a8_format(quantization):
+        return partial(place_w8a8_layers, form=W8A8Format.read(where, quantization)), False
+    if is_int4(quantization):
+        layers = read_int4_layers(where, quantization)
+        return partial(place_int4_layers, group_size_by_layer=layers, where=where), False
+    return partial(place_int8_layers, ignore=read_int8_ignore(where, quantization)), True
+
+
+def place_w8a8_layers(model: nn.Module, form: W8A8Format) -> None:
+    """Put an empty ``W8A8Linear`` in the place of every ``nn.Linear`` that is not ignored."""
+    for name, layer in list(model.named_modules()):
+        if isinstance(layer, nn.Linear) and not is_ignored(name, form.ignore):
+            empty = W8A8Linear(
+                layer.in_features,
+                layer.out_features,
+                dtype=form.dtype,
+                per_channel=form.per_channel,
+                bias=layer.bias is not None,
+            )
+            model.set_submodule(name, empty)
 
 
 def place_int4_layers(model: nn.Module, group_size_by_layer: Mapping[str, int], *, where: str) -> None:
@@ -87,8 +111,8 @@ def _read_tensors(folder: Path, dtype: torch.dtype, *, is_packed_int8: bool) -> 
     tensors: dict[str, Tensor] = {}
     for path in find_weight_files(folder):
         tensors |= load_file(path)
-    # Scales stay float32: they are few, and rounding them would shift whole rows.
+    # Scales stay float32: they are few, and rounding them would shift whole rows. Float8 holds codes.
     return {
-        name: tensor.to(dtype) if tensor.is_floating_point() and not name.endswith(".weight_scale") else tensor
+        name: tensor.to(dtype) if tensor.dtype in _FLOATS and not name.endswith(".weight_scale") else tensor
         for name, tensor in (unpack_tensors(tensors) if is_packed_int8 else tensors).items()
     }

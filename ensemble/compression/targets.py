@@ -1,8 +1,8 @@
-"""Which linear layers a step is about, and how far a rounded weight is from what it was."""
+"""Which linear layers a step is about, putting rounded ones in their place, and how far these are from what was."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 from torch import nn
 
@@ -10,8 +10,12 @@ from ensemble.checkpoints.layer_names import is_ignored
 from ensemble.errors import ConfigError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
     from torch import Tensor
     from transformers import PreTrainedModel
+
+    from ensemble.checkpoints.progress import OnPhase
 
 
 def find_targets(model: PreTrainedModel, step: str, ignore: tuple[str, ...]) -> list[str]:
@@ -36,6 +40,29 @@ def find_targets(model: PreTrainedModel, step: str, ignore: tuple[str, ...]) -> 
 def find_float_layers(model: PreTrainedModel) -> tuple[str, ...]:
     """Name the linear layers that are left float, in full, because other readers of the format know no short names."""
     return tuple(name for name, layer in model.named_modules() if isinstance(layer, nn.Linear))
+
+
+def replace_layers(
+    model: PreTrainedModel,
+    names: Sequence[str],
+    round_layer: Callable[[str, nn.Linear], tuple[nn.Module, Tensor]],
+    *,
+    on_phase: OnPhase,
+) -> dict[str, Any]:
+    """Put what ``round_layer`` makes in the place of each layer; it also gives the weight that this stands for.
+
+    Tells the number of layers, and the one whose weight is furthest from what it was (root mean square, relative).
+    """
+    worst_name, worst_error = "", -1.0
+    for done, name in enumerate(names):
+        on_phase("quantise", done / len(names))
+        linear = cast("nn.Linear", model.get_submodule(name))
+        rounded, weight_OI = round_layer(name, linear)
+        error = measure_error(linear.weight, weight_OI)
+        if error > worst_error:
+            worst_name, worst_error = name, error
+        model.set_submodule(name, rounded)
+    return {"num_layers": len(names), "worst_layer": worst_name, "worst_relative_error": worst_error}
 
 
 def measure_error(weight_OI: Tensor, rounded_OI: Tensor) -> float:

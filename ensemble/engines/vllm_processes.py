@@ -36,6 +36,8 @@ _DEFAULTS = {
     "VLLM_NO_USAGE_STATS": "1",
     # Each engine binding itself to cores of its choice would put all of a machine's engines on the same ones.
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+    # On a CPU with AMX vLLM otherwise rounds the inputs of 4-bit layers to 8 bits, whatever the checkpoint says.
+    "VLLM_CPU_INT4_W4A8": "0",
     "TOKENIZERS_PARALLELISM": "false",
     # A forked one would set up no log of its own, and have this process's threads' locks as they happened to be.
     "VLLM_WORKER_MULTIPROC_METHOD": "spawn",

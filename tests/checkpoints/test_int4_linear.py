@@ -117,3 +117,14 @@ def spoil(**changes: Any) -> dict[str, Any]:
 def test_another_way_of_quantising_is_refused(described: object) -> None:
     with pytest.raises(CheckpointError, match="4-bit weights are not in groups"):
         read_int4_layers("x", described)
+
+
+def test_scales_are_values_of_bfloat16_before_codes_are_rounded_for_them() -> None:
+    weight_OI = torch.randn(16, 128, generator=torch.Generator().manual_seed(1))
+
+    codes_OI, scale_OG = quantize_weight(weight_OI, 32)
+
+    assert scale_OG.dtype == torch.float32
+    assert torch.equal(scale_OG.bfloat16().float(), scale_OG)
+    scaled_OI = weight_OI / scale_OG.repeat_interleave(32, dim=1)
+    assert torch.equal(codes_OI, scaled_OI.round().clamp(-7, 7).to(torch.int8))

@@ -145,3 +145,9 @@ def test_layers_are_ignored_by_full_name_last_part_or_pattern(ignore: tuple[str,
 
 def test_a_layer_says_its_shape() -> None:
     assert "in_features=4, out_features=2" in repr(nn.Sequential(Int8Linear(4, 2, bias=False)))
+
+
+def test_scales_are_values_of_bfloat16() -> None:
+    _, scale_O1 = quantize_weight(torch.randn(16, 40, generator=torch.Generator().manual_seed(1)))
+
+    assert torch.equal(scale_O1.bfloat16().float(), scale_O1)

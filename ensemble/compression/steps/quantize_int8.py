@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, cast
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from pydantic import Field
-from torch import nn
 
 from ensemble.checkpoints.int8_format import describe_int8
 from ensemble.checkpoints.int8_linear import Int8Linear, quantize_weight
 from ensemble.compression.step import LayerName, Step, StepContext, StepResult
-from ensemble.compression.targets import find_float_layers, find_targets, measure_error
+from ensemble.compression.targets import find_float_layers, find_targets, replace_layers
 
 if TYPE_CHECKING:
+    from torch import Tensor, nn
     from transformers import PreTrainedModel
 
 
@@ -34,17 +34,13 @@ class QuantizeInt8(Step):
     def take(self, model: PreTrainedModel, context: StepContext) -> StepResult:
         """Put 8-bit layers in place; tell their number and the worst layer's relative error (root mean square)."""
         targets = find_targets(model, self.type, self.ignore)
-        worst_name, worst_error = "", -1.0
-        for done, name in enumerate(targets):
-            context.on_phase("quantise", done / len(targets))
-            linear = cast("nn.Linear", model.get_submodule(name))
-            codes_OI, scale_O1 = quantize_weight(linear.weight)
-            error = measure_error(linear.weight, codes_OI * scale_O1)
-            if error > worst_error:
-                worst_name, worst_error = name, error
-            quantized = Int8Linear(linear.in_features, linear.out_features, bias=linear.bias is not None)
-            quantized.weight.data, quantized.weight_scale.data = codes_OI, scale_O1
-            quantized.bias = linear.bias
-            model.set_submodule(name, quantized)
-        findings = {"num_layers": len(targets), "worst_layer": worst_name, "worst_relative_error": worst_error}
+        findings = replace_layers(model, targets, _round_layer, on_phase=context.on_phase)
         return StepResult(findings=findings, quantization=describe_int8(ignore=find_float_layers(model)))
+
+
+def _round_layer(_name: str, linear: nn.Linear) -> tuple[nn.Module, Tensor]:
+    codes_OI, scale_O1 = quantize_weight(linear.weight)
+    rounded = Int8Linear(linear.in_features, linear.out_features, bias=linear.bias is not None)
+    rounded.weight.data, rounded.weight_scale.data = codes_OI, scale_O1
+    rounded.bias = linear.bias
+    return rounded, codes_OI * scale_O1
