@@ -8,7 +8,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ensemble.compression.data_set_text import DATA_SET_PREFIX, names_data_set, read_data_set
+from ensemble.compression.data_set_text import DATA_SET_PREFIX, TEXT_FIELDS, names_data_set, read_data_set
 from ensemble.errors import ConfigError
 from ensemble.files.json_line import parse_object
 
@@ -17,9 +17,6 @@ if TYPE_CHECKING:
 
 MAX_CHARACTERS = 1 << 24
 """Of each source, so much of its beginning is read: many times what is measured on, and tokenised in seconds."""
-TEXT_FIELDS = ("text", "prompt")
-"""Where a row has its text, the first of them that is there. Answers of labelled items are left alone: no step may
-learn what an evaluation asks."""
 _LINE_SUFFIXES = (".jsonl", ".ndjson", ".json")
 _OWN_TEXT = "the package's own text"
 

@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 DATA_SET_PREFIX = "dataset:"
+TEXT_FIELDS = ("text", "prompt")
+"""Where a row has its text, the first of them that is there. Answers of labelled items are left alone: no step may
+learn what an evaluation asks."""
 _SPELLING = "org/name[:config][@revision][#split]"
 _NAME = re.compile(
     r"(?P<path>[^:@#]+)(:(?P<config>[^@#]+))?(@(?P<revision>[^#]+))?(#(?P<split>.+))?",
@@ -57,12 +60,10 @@ def read_data_set(name: str) -> Iterator[str]:
             config or split, or its rows have no text.
     """
     data_set = _load(parse_data_set_name(name), where=f"{DATA_SET_PREFIX}{name}")
-    field = next((field for field in ("text", "prompt") if field in data_set.column_names), None)
+    field = next((field for field in TEXT_FIELDS if field in data_set.column_names), None)
     if field is None:
-        columns = ", ".join(data_set.column_names)
-        raise ConfigError(
-            f"{DATA_SET_PREFIX}{name}", f"it has no column text or prompt, but {columns}", "give another data set"
-        )
+        problem = f"it has no column {' or '.join(TEXT_FIELDS)}, but {', '.join(data_set.column_names)}"
+        raise ConfigError(f"{DATA_SET_PREFIX}{name}", problem, "give another data set")
     for row in data_set.select_columns([field]):
         if isinstance(row[field], str):
             yield row[field]

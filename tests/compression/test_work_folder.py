@@ -1,0 +1,61 @@
+"""What compressions leave behind, and for how long."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import TYPE_CHECKING
+
+from ensemble.compression.work_folder import KEPT_DAYS, WorkFolder, open_text_folder, open_work_folder
+from tests.checkpoints.tiny_models import build_llama, build_tokenizer
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+DAY_S = 24 * 3600.0
+
+
+def keep_state(work: WorkFolder) -> None:
+    work.keep(build_llama(num_layers=1), build_tokenizer(), findings=[{}], seconds=[0.0])
+
+
+def age(cache: Path, days: float) -> None:
+    for path in [*(cache / "compressing").iterdir()]:
+        os.utime(path, (time.time() - days * DAY_S,) * 2)
+
+
+def test_what_a_killed_run_left_goes_after_some_days_with_its_lock(tmp_path: Path) -> None:
+    with open_work_folder(tmp_path, {"recipe": 1}, output=tmp_path / "one") as work:
+        keep_state(work)
+    with open_text_folder(tmp_path, {"text": 1}) as folder:
+        (folder / "windows-0.json").write_text("[]")
+    age(tmp_path, KEPT_DAYS + 0.1)
+
+    with open_work_folder(tmp_path, {"recipe": 2}, output=tmp_path / "two"):
+        left = [path for path in (tmp_path / "compressing").iterdir() if path.stat().st_mtime < time.time() - DAY_S]
+
+    assert not work.folder.exists()
+    assert not folder.exists()
+    assert left == []
+
+
+def test_what_is_younger_or_in_use_stays(tmp_path: Path) -> None:
+    with open_work_folder(tmp_path, {"recipe": 1}, output=tmp_path / "one") as used:
+        keep_state(used)
+        age(tmp_path, KEPT_DAYS + 0.1)
+        with open_work_folder(tmp_path, {"recipe": 2}, output=tmp_path / "two") as young:
+            keep_state(young)
+
+        assert used.find_last() is not None
+    age(tmp_path, KEPT_DAYS - 0.1)
+    with open_work_folder(tmp_path, {"recipe": 3}, output=tmp_path / "three"):
+        pass
+
+    assert young.find_last() is not None
+
+
+def test_a_run_that_ended_before_anything_was_whole_leaves_no_folder(tmp_path: Path) -> None:
+    with open_work_folder(tmp_path, {}, output=tmp_path / "one") as work, work.scratch() as scratch:
+        (scratch / "something").write_text("")
+
+    assert not work.folder.exists()
