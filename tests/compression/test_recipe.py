@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
@@ -11,8 +11,7 @@ from ensemble.compression.steps.prune_layers import PruneLayers
 from ensemble.compression.steps.quantize_int8 import QuantizeInt8
 from ensemble.errors import ConfigError
 
-if TYPE_CHECKING:
-    from pathlib import Path
+RECIPES = Path(__file__).parents[2] / "deploy" / "recipes"
 
 
 def write(tmp_path: Path, text: str) -> Path:
@@ -52,6 +51,14 @@ def test_a_recipe_is_read_in_its_order(tmp_path: Path) -> None:
 def test_a_recipe_that_cannot_be_followed_is_refused_with_the_reason(tmp_path: Path, text: str, problem: str) -> None:
     with pytest.raises(ConfigError, match=problem):
         load_recipe(write(tmp_path, text))
+
+
+@pytest.mark.parametrize("path", sorted(RECIPES.glob("*.yaml")), ids=lambda path: path.stem)
+def test_the_example_recipes_hold_and_name_their_schema(path: Path) -> None:
+    recipe = load_recipe(path)
+
+    assert recipe.steps
+    assert path.read_text("utf-8").splitlines()[0] == "# yaml-language-server: $schema=../recipe.schema.json"
 
 
 def test_an_absent_recipe_is_refused(tmp_path: Path) -> None:

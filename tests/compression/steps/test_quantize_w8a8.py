@@ -12,7 +12,8 @@ from torch import nn
 
 from ensemble.checkpoints import load_checkpoint
 from ensemble.checkpoints.w8a8_linear import W8A8Linear
-from ensemble.compression.calibration_text import load_calibration_text, split_calibration_text
+from ensemble.compression.calibration_sources import load_calibration_sources
+from ensemble.compression.calibration_text import split_calibration_text
 from ensemble.compression.compress import compress
 from ensemble.compression.perplexity import measure_perplexity
 from ensemble.compression.recipe import Recipe
@@ -59,7 +60,7 @@ def test_what_is_loaded_is_close_to_the_source_and_has_the_perplexity_that_was_m
     # Random weights of Gemma 3 make more of a small error than those of Llama.
     bound = 0.06 if step is W8A8 else 0.25
     assert 0 < (logits_after - logits_before).norm() / logits_before.norm() < bound
-    held_out_WT = split_calibration_text(load_calibration_text(()), build_tokenizer()).held_out_WT
+    held_out_WT = split_calibration_text(load_calibration_sources(()), build_tokenizer()).held_out_WT
     assert report.perplexity_after == measure_perplexity(after, held_out_WT)
 
 
