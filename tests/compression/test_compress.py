@@ -116,35 +116,6 @@ def test_weights_are_written_in_the_dtype_of_the_source(tmp_path: Path) -> None:
     assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
 
 
-def give_nan(model: PreTrainedModel) -> PreTrainedModel:
-    with torch.no_grad():
-        model.model.layers[2].mlp.up_proj.weight[0, 0] = float("nan")
-    return model
-
-
-@pytest.mark.parametrize(
-    ("build", "steps", "problem"),
-    [
-        (lambda: give_nan(build_llama()), (INT8,), "layers.2.mlp.up_proj.weight holds weights that are not finite"),
-        (build_llama, ({"type": "prune_layers", "num_layers": 3},), "3 layers cannot be dropped"),
-        (build_llama, (PRUNE, {"type": "prune_layers", "num_layers": 2}), "of 3, 1 are not protected"),
-        (build_llama, ({"type": "quantize_int8", "ignore": ["re:.*"]},), "no linear layer is left"),
-        (build_llama, ({"type": "quantize_int8", "ignore": []},), "lm_head shares its weight"),
-    ],
-)
-def test_what_cannot_work_is_refused_before_anything_is_measured(
-    tmp_path: Path, build: Callable[[], PreTrainedModel], steps: tuple[dict[str, Any], ...], problem: str
-) -> None:
-    source = save(build(), tmp_path / "source")
-    parts: list[str] = []
-
-    with pytest.raises(ConfigError, match=problem):
-        compress(source, build_recipe(*steps), tmp_path / "out", on_progress=lambda told: parts.append(told.part))
-
-    assert set(parts) == {"source"}
-    assert [path.name for path in tmp_path.iterdir()] == ["source"]
-
-
 def test_an_output_that_exists_is_never_touched(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
 
@@ -158,19 +129,6 @@ def test_a_quantized_source_is_refused(tmp_path: Path) -> None:
 
     with pytest.raises(ConfigError, match="quantised already"):
         compress(str(tmp_path / "int8"), build_recipe(PRUNE), tmp_path / "out")
-
-
-@pytest.mark.parametrize(
-    ("content", "problem"),
-    [(b"too short", "it has 2 tokens, and at least 1024 are needed"), (b"\xff\xfe\xff", "cannot be read")],
-)
-def test_unusable_calibration_text_is_refused(tmp_path: Path, content: bytes, problem: str) -> None:
-    source = save(build_llama(), tmp_path / "source")
-    text = tmp_path / "text.txt"
-    text.write_bytes(content)
-
-    with pytest.raises(ConfigError, match=problem):
-        compress(source, build_recipe(PRUNE), tmp_path / "out", calibration_texts=[text])
 
 
 def test_an_interrupted_compression_leaves_nothing(tmp_path: Path) -> None:

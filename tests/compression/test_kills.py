@@ -5,41 +5,29 @@ from __future__ import annotations
 import signal
 from collections import Counter
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from ensemble.compression.record import TIMES_NAME
-from ensemble.compression.steps.registry import AnyStep
 from tests.checkpoints.tiny_models import build_llama, save
+from tests.compression.every_step import FLOAT_NAMES, LAST_NAMES, describe_step
 from tests.compression.killed_runs import ERROR, KEEPING, Command, Kill, run, start
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from ensemble.compression.step import Step
-
 KILLED = -9
-STEPS: tuple[type[Step], ...] = get_args(get_args(AnyStep)[0])
-OPTIONS_BY_TYPE: dict[str, dict[str, Any]] = {"prune_layers": {"num_layers": 1}}
-"""What a step must be told, where it must."""
 CALIBRATION = {"window_tokens": 64, "num_windows": 4, "own_tokens": 40 * 64}
-
-
-def build_step(step: type[Step]) -> dict[str, Any]:
-    name = step.model_fields["type"].default
-    return {"type": name, **OPTIONS_BY_TYPE.get(name, {})}
 
 
 def build_recipes() -> dict[str, Any]:
     """Build recipes with every step there is: those that leave float weights in one, each of the others alone."""
-    recipes = {
-        step.model_fields["type"].default: {"steps": [build_step(step)], "calibration": CALIBRATION}
-        for step in STEPS
-        if step.is_last
+    steps_by_recipe = {"floats": FLOAT_NAMES, **{name: (name,) for name in LAST_NAMES}}
+    return {
+        recipe: {"steps": [describe_step(name) for name in names], "calibration": CALIBRATION}
+        for recipe, names in steps_by_recipe.items()
     }
-    floats = [build_step(step) for step in STEPS if not step.is_last]
-    return {"floats": {"steps": floats, "calibration": CALIBRATION}, **recipes}
 
 
 def read_files(folder: Path) -> dict[str, bytes]:

@@ -1,0 +1,30 @@
+"""Every step that a recipe can name, with what it must be told for the tiny models."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, get_args
+
+from pydantic import TypeAdapter
+
+from ensemble.compression.steps.registry import AnyStep
+
+if TYPE_CHECKING:
+    from ensemble.compression.step import Step
+
+CLASSES: tuple[type[Step], ...] = get_args(get_args(AnyStep)[0])
+OPTIONS_BY_TYPE: dict[str, dict[str, Any]] = {"prune_layers": {"num_layers": 1}}
+"""Of a step that wants options, or whose defaults are for larger models."""
+NAMES = tuple(str(step.model_fields["type"].default) for step in CLASSES)
+LAST_NAMES = tuple(name for name, step in zip(NAMES, CLASSES, strict=True) if step.is_last)
+FLOAT_NAMES = tuple(name for name in NAMES if name not in LAST_NAMES)
+
+
+def describe_step(name: str) -> dict[str, Any]:
+    """Give a step as a recipe says it."""
+    return {"type": name, **OPTIONS_BY_TYPE.get(name, {})}
+
+
+def build_step(name: str, **options: Any) -> Step:
+    """Build a step, with other options where they are given."""
+    step: Step = TypeAdapter(AnyStep).validate_python({**describe_step(name), **options})
+    return step

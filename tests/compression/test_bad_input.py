@@ -1,0 +1,169 @@
+"""What cannot work: one clear error, before anything is measured, and nothing left behind."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+
+from ensemble.compression.compress import compress
+from ensemble.compression.recipe import Recipe
+from ensemble.errors import ConfigError
+from tests.checkpoints.tiny_models import build_llama, save
+from tests.compression.test_step_contract import build_bert, build_gpt2
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from transformers import PreTrainedModel
+
+    from ensemble.compression.standing import Standing
+
+PRUNE = {"type": "prune_layers", "num_layers": 1}
+INT8 = {"type": "quantize_int8"}
+
+
+def fill(value: float) -> Callable[[], PreTrainedModel]:
+    def build() -> PreTrainedModel:
+        model = build_llama()
+        with torch.no_grad():
+            model.model.layers[2].mlp.up_proj.weight[0, 0] = value
+        return model
+
+    return build
+
+
+def remove_weights(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+
+
+def cut_weights(folder: Path) -> None:
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-1000])
+
+
+def break_config(folder: Path) -> None:
+    (folder / "config.json").write_text("{")
+
+
+def name_unknown_type(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "model_type": "nobody-knows"}))
+
+
+def remove_tokenizer(folder: Path) -> None:
+    for path in folder.glob("tokenizer*"):
+        path.unlink()
+
+
+def keep(_folder: Path) -> None:
+    pass
+
+
+@pytest.mark.parametrize(
+    ("build", "harm", "problem"),
+    [
+        (fill(float("nan")), keep, "layers.2.mlp.up_proj.weight holds weights that are not finite"),
+        (fill(float("inf")), keep, "layers.2.mlp.up_proj.weight holds weights that are not finite"),
+        (build_gpt2, keep, "a GPT2LMHeadModel has no plain stack of decoder layers"),
+        (build_bert, keep, "a BertForSequenceClassification has no plain stack of decoder layers"),
+        (build_llama, remove_weights, "there is no model.safetensors"),
+        (build_llama, cut_weights, "it is damaged or cut short"),
+        (build_llama, break_config, "config.json cannot be read"),
+        (build_llama, name_unknown_type, "its config makes no model"),
+        (build_llama, remove_tokenizer, "its tokenizer"),
+    ],
+)
+def test_a_source_that_cannot_be_compressed_is_told(
+    tmp_path: Path, build: Callable[[], PreTrainedModel], harm: Callable[[Path], None], problem: str
+) -> None:
+    source = save(build(), tmp_path / "source")
+    harm(Path(source))
+
+    check_refused(source, tmp_path, {"steps": [PRUNE]}, problem=problem)
+
+
+@pytest.mark.parametrize(
+    ("source", "problem"),
+    [
+        ("/nowhere/at/all", "there is no such folder or file"),
+        ("package:no_such_package/model.gguf", "the Python package no_such_package is not installed"),
+        ("no-such-organisation/no-such-model", "the hub"),
+    ],
+)
+def test_an_original_that_is_missing_is_told(
+    tmp_path: Path, source: str, problem: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+
+    check_refused(source, tmp_path, {"steps": [INT8]}, problem=problem)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "problem"),
+    [
+        ({"steps": [{"type": "prune_layers", "num_layers": 3}]}, "3 layers cannot be dropped"),
+        ({"steps": [PRUNE, {"type": "prune_layers", "num_layers": 2}]}, "of 3, 1 are not protected"),
+        ({"steps": [{"type": "quantize_int8", "ignore": ["re:.*"]}]}, "no linear layer is left"),
+        ({"steps": [{"type": "quantize_int8", "ignore": []}]}, "lm_head shares its weight"),
+        (
+            {"steps": [INT8], "calibration": {"window_tokens": 1024}},
+            "windows of 1024 tokens are longer than the model's context of 512",
+        ),
+        ({"steps": [INT8], "calibration": {"window_tokens": 510}}, None),
+    ],
+)
+def test_a_recipe_that_does_not_fit_the_model_is_told(tmp_path: Path, recipe: Any, problem: str | None) -> None:
+    source = save(build_llama(), tmp_path / "source")
+
+    if problem is None:
+        compress(source, Recipe.model_validate(recipe), tmp_path / "out")
+    else:
+        check_refused(source, tmp_path, recipe, problem=problem)
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        (b"", "text.txt: it holds no text"),
+        (b"too short", "it has 2 tokens, and at least 1024 are needed"),
+        (b"\xff\xfe\xff", "cannot be read"),
+    ],
+)
+def test_text_that_cannot_calibrate_is_told(tmp_path: Path, content: bytes, problem: str) -> None:
+    source = save(build_llama(), tmp_path / "source")
+    text = tmp_path / "text.txt"
+    text.write_bytes(content)
+
+    check_refused(source, tmp_path, {"steps": [PRUNE]}, problem=problem, texts=[text])
+
+
+def test_a_classifier_is_asked_for_no_text_of_its_own(tmp_path: Path) -> None:
+    source = save(build_bert(), tmp_path / "source")
+
+    check_refused(
+        source, tmp_path, {"steps": [INT8], "calibration": {"own_tokens": 64}}, problem="a classifier writes no text"
+    )
+
+
+def check_refused(source: str, folder: Path, recipe: Any, *, problem: str, texts: list[Path] | None = None) -> None:
+    """See that one error comes before anything is measured, with a remedy, and that nothing is written."""
+    told: list[Standing] = []
+
+    with pytest.raises(ConfigError, match=problem) as refused:
+        compress(
+            source,
+            Recipe.model_validate(recipe),
+            folder / "out",
+            calibration_texts=texts or [],
+            cache_dir=folder / "cache",
+            on_progress=told.append,
+        )
+
+    assert refused.value.remedy
+    assert {standing.part for standing in told} <= {"source"}
+    assert not (folder / "out").exists()
+    assert not list((folder / "cache").rglob("*.safetensors"))
