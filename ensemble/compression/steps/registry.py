@@ -8,12 +8,14 @@ from pydantic import Field
 
 from ensemble.compression.steps.prune_layers import PruneLayers
 from ensemble.compression.steps.prune_weights import PruneWeights
+from ensemble.compression.steps.prune_width import PruneWidth
 from ensemble.compression.steps.quantize_fp8 import QuantizeFp8
 from ensemble.compression.steps.quantize_int4 import QuantizeInt4
 from ensemble.compression.steps.quantize_int8 import QuantizeInt8
 from ensemble.compression.steps.quantize_w8a8 import QuantizeW8A8
+from ensemble.compression.steps.refit import Refit
 
 AnyStep = Annotated[
-    PruneLayers | PruneWeights | QuantizeInt8 | QuantizeInt4 | QuantizeW8A8 | QuantizeFp8,
+    PruneLayers | PruneWeights | PruneWidth | Refit | QuantizeInt8 | QuantizeInt4 | QuantizeW8A8 | QuantizeFp8,
     Field(discriminator="type"),
 ]

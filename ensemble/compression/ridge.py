@@ -1,0 +1,72 @@
+"""Ridge regression in closed form, from sums over any number of rows.
+
+Axes: N rows, I input features, O output features.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from torch import Tensor
+
+
+@dataclass(slots=True, kw_only=True)
+class Moments:
+    """What ridge regression needs of inputs ``input_NI`` and targets ``target_NO``, however many rows there were."""
+
+    gram_II: Tensor
+    cross_IO: Tensor
+    energy: float = 0.0
+    """Sum of the targets' squares."""
+
+    @classmethod
+    def empty(cls, num_inputs: int, num_outputs: int) -> Moments:
+        """Begin without rows, in float64."""
+        return cls(
+            gram_II=torch.zeros(num_inputs, num_inputs, dtype=torch.float64),
+            cross_IO=torch.zeros(num_inputs, num_outputs, dtype=torch.float64),
+        )
+
+    def add(self, input_NI: Tensor, target_NO: Tensor) -> None:
+        """Add rows; their own products are float32, the sums over many calls float64."""
+        self.gram_II += input_NI.T @ input_NI
+        self.cross_IO += input_NI.T @ target_NO
+        self.energy += target_NO.double().square().sum().item()
+
+    def plus(self, other: Moments) -> Moments:
+        """Give the moments of both sets of rows."""
+        return Moments(
+            gram_II=self.gram_II + other.gram_II,
+            cross_IO=self.cross_IO + other.cross_IO,
+            energy=self.energy + other.energy,
+        )
+
+    def solve(self, ridge: float) -> Tensor:
+        """Give ``weight_OI`` that minimises ``|target - input weight'|^2 + penalty |weight|^2``.
+
+        The penalty is ``ridge`` times the mean of the gram's diagonal; inputs that are all zero give zero.
+        """
+        penalty = ridge * self.gram_II.diagonal().mean()
+        if not penalty > 0.0:
+            return torch.zeros_like(self.cross_IO.T)
+        factor_II = torch.linalg.cholesky(self.gram_II + penalty * torch.eye(len(self.gram_II), dtype=torch.float64))
+        return torch.cholesky_solve(self.cross_IO, factor_II).T
+
+    def explain(self, weight_OI: Tensor) -> float:
+        """Give the share of the targets' squares that a weight explains on these rows; below 0 where it harms."""
+        weight_IO = weight_OI.T
+        gain = (weight_IO * (2.0 * self.cross_IO - self.gram_II @ weight_IO)).sum().item()
+        return gain / self.energy if self.energy else 0.0
+
+
+def choose_ridge(fit: Moments, judge: Moments, ridges: Sequence[float]) -> tuple[float, float]:
+    """Give the ridge whose weight, fitted to some rows, explains most of others, and the share that it explains."""
+    shares = [judge.explain(fit.solve(ridge)) for ridge in ridges]
+    best = max(range(len(ridges)), key=shares.__getitem__)
+    return ridges[best], shares[best]
