@@ -38,7 +38,7 @@ class PruneWidth(Step):
     def check(self, empty: PreTrainedModel) -> None:
         """See that the width can be cut so."""
         width = self._choose_width(empty)
-        _keep_channels(empty, [torch.arange(width) for _ in find_decoder_parts(empty, self.type)])
+        keep_channels(empty, [torch.arange(width) for _ in find_decoder_parts(empty, self.type)])
 
     def take(self, model: PreTrainedModel, context: StepContext) -> StepResult:
         """Drop channels; tell the widths and, for each layer, the share of the scores' squares that stays."""
@@ -47,7 +47,7 @@ class PruneWidth(Step):
         scores = score_by_magnitude(layers) if self.score == "magnitude" else _score_by_activation(model, context)
         # A stable sort, so that of equal channels the earlier ones stay.
         kept = [score_I.argsort(descending=True, stable=True)[:width].sort().values for score_I in scores]
-        _keep_channels(model, kept)
+        keep_channels(model, kept)
         kept_shares = [_share(score_I, kept_I) for score_I, kept_I in zip(scores, kept, strict=True)]
         findings = {"width_before": width_before, "width": width, "score": self.score, "kept_shares": kept_shares}
         return StepResult(findings=findings)
@@ -91,7 +91,8 @@ def _share(score_I: Tensor, kept_I: Tensor) -> float:
     return score_I[kept_I].double().square().sum().item() / total if total else 1.0
 
 
-def _keep_channels(model: PreTrainedModel, kept: list[Tensor]) -> None:
+def keep_channels(model: PreTrainedModel, kept: list[Tensor]) -> None:
+    """Leave out every other intermediate channel of each layer, in place; the config follows."""
     for layer, kept_I in zip(find_decoder_parts(model, "prune_width"), kept, strict=True):
         keep_outputs(layer.linear("gate_proj"), kept_I)
         keep_outputs(layer.linear("up_proj"), kept_I)
