@@ -45,20 +45,19 @@ def find_float_layers(model: PreTrainedModel) -> tuple[str, ...]:
 def replace_layers(
     model: PreTrainedModel,
     names: Sequence[str],
-    round_layer: Callable[[str, nn.Linear], tuple[nn.Module, Tensor]],
+    round_layer: Callable[[str, nn.Linear], tuple[nn.Module, float]],
     *,
     on_phase: OnPhase,
 ) -> dict[str, Any]:
-    """Put what ``round_layer`` makes in the place of each layer; it also gives the weight that this stands for.
+    """Put what ``round_layer`` makes in the place of each layer; it also gives the relative error of the weight.
 
-    Tells the number of layers, and the one whose weight is furthest from what it was (root mean square, relative).
+    Tells the number of layers, and the one with the largest error.
     """
     worst_name, worst_error = "", -1.0
     for done, name in enumerate(names):
         on_phase("quantise", done / len(names))
         linear = cast("nn.Linear", model.get_submodule(name))
-        rounded, weight_OI = round_layer(name, linear)
-        error = measure_error(linear.weight, weight_OI)
+        rounded, error = round_layer(name, linear)
         if error > worst_error:
             worst_name, worst_error = name, error
         model.set_submodule(name, rounded)

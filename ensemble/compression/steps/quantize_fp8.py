@@ -11,10 +11,10 @@ from pydantic import Field
 from ensemble.checkpoints.w8a8_format import W8A8Format
 from ensemble.checkpoints.w8a8_linear import W8A8Linear, quantize_float8
 from ensemble.compression.step import HEADS, LayerName, Step, StepContext, StepResult
-from ensemble.compression.targets import find_float_layers, find_targets, replace_layers
+from ensemble.compression.targets import find_float_layers, find_targets, measure_error, replace_layers
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import nn
     from transformers import PreTrainedModel
 
 
@@ -48,7 +48,7 @@ class QuantizeFp8(Step):
         return StepResult(findings=findings, quantization=form.describe())
 
 
-def _round_layer(_name: str, linear: nn.Linear, *, per_channel: bool) -> tuple[nn.Module, Tensor]:
+def _round_layer(_name: str, linear: nn.Linear, *, per_channel: bool) -> tuple[nn.Module, float]:
     codes_OI, scale = quantize_float8(linear.weight, per_channel=per_channel)
     rounded = W8A8Linear(
         linear.in_features,
@@ -59,4 +59,4 @@ def _round_layer(_name: str, linear: nn.Linear, *, per_channel: bool) -> tuple[n
     )
     rounded.weight.data, rounded.weight_scale.data = codes_OI, scale
     rounded.bias = linear.bias
-    return rounded, codes_OI.float() * scale
+    return rounded, measure_error(linear.weight, codes_OI.float() * scale)

@@ -10,10 +10,10 @@ from pydantic import Field
 from ensemble.checkpoints.int8_format import describe_int8
 from ensemble.checkpoints.int8_linear import Int8Linear, quantize_weight
 from ensemble.compression.step import LayerName, Step, StepContext, StepResult
-from ensemble.compression.targets import find_float_layers, find_targets, replace_layers
+from ensemble.compression.targets import find_float_layers, find_targets, measure_error, replace_layers
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import nn
     from transformers import PreTrainedModel
 
 
@@ -38,9 +38,9 @@ class QuantizeInt8(Step):
         return StepResult(findings=findings, quantization=describe_int8(ignore=find_float_layers(model)))
 
 
-def _round_layer(_name: str, linear: nn.Linear) -> tuple[nn.Module, Tensor]:
+def _round_layer(_name: str, linear: nn.Linear) -> tuple[nn.Module, float]:
     codes_OI, scale_O1 = quantize_weight(linear.weight)
     rounded = Int8Linear(linear.in_features, linear.out_features, bias=linear.bias is not None)
     rounded.weight.data, rounded.weight_scale.data = codes_OI, scale_O1
     rounded.bias = linear.bias
-    return rounded, codes_OI * scale_O1
+    return rounded, measure_error(linear.weight, codes_OI * scale_O1)

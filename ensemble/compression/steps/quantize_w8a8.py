@@ -11,10 +11,10 @@ from ensemble.checkpoints.int8_linear import quantize_weight
 from ensemble.checkpoints.w8a8_format import W8A8Format
 from ensemble.checkpoints.w8a8_linear import W8A8Linear
 from ensemble.compression.step import HEADS, LayerName, Step, StepContext, StepResult
-from ensemble.compression.targets import find_float_layers, find_targets, replace_layers
+from ensemble.compression.targets import find_float_layers, find_targets, measure_error, replace_layers
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import nn
     from transformers import PreTrainedModel
 
 
@@ -40,11 +40,11 @@ class QuantizeW8A8(Step):
         return StepResult(findings=findings, quantization=form.describe())
 
 
-def _round_layer(_name: str, linear: nn.Linear) -> tuple[nn.Module, Tensor]:
+def _round_layer(_name: str, linear: nn.Linear) -> tuple[nn.Module, float]:
     codes_OI, scale_O1 = quantize_weight(linear.weight)
     rounded = W8A8Linear(
         linear.in_features, linear.out_features, dtype=codes_OI.dtype, per_channel=True, bias=linear.bias is not None
     )
     rounded.weight.data, rounded.weight_scale.data = codes_OI, scale_O1
     rounded.bias = linear.bias
-    return rounded, codes_OI * scale_O1
+    return rounded, measure_error(linear.weight, codes_OI * scale_O1)
