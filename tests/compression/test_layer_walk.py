@@ -40,7 +40,7 @@ def gram_plainly(model: PreTrainedModel, name: str) -> Tensor:
 
 @pytest.mark.parametrize("build", [build_llama, build_gemma3])
 def test_a_layer_gets_what_the_changed_layers_before_it_give(build: Callable[[], PreTrainedModel]) -> None:
-    model = build().eval()
+    model = build()
     measured: dict[str, Tensor] = {}
 
     for layer in walk_layers(model, WINDOWS_WT, step="test", on_phase=ignore_phase):
@@ -61,7 +61,7 @@ def test_a_layer_gets_what_the_changed_layers_before_it_give(build: Callable[[],
 
 
 def test_layers_with_one_input_share_its_measure() -> None:
-    model = build_llama().eval()
+    model = build_llama()
 
     first = next(iter(walk_layers(model, WINDOWS_WT, step="test", on_phase=ignore_phase)))
 
@@ -75,7 +75,7 @@ def test_layers_with_one_input_share_its_measure() -> None:
 
 
 def test_inputs_that_are_not_finite_are_refused_by_the_layer_s_name() -> None:
-    model = build_llama().eval()
+    model = build_llama()
     cast("Any", model.model.layers[1].post_attention_layernorm).weight.data[0] = float("inf")
 
     walk = walk_layers(model, WINDOWS_WT, step="test", on_phase=ignore_phase)

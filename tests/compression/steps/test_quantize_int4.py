@@ -42,7 +42,7 @@ def lost(model: PreTrainedModel, original: PreTrainedModel) -> float:
 def test_gptq_is_closer_to_the_original_on_the_calibration_text_than_rounding_to_the_nearest(
     build: Callable[[], PreTrainedModel],
 ) -> None:
-    nearest, gptq, original = build().eval(), build().eval(), build().eval()
+    nearest, gptq, original = build(), build(), build()
 
     take(nearest)
     findings = take(gptq, method="gptq")
@@ -52,7 +52,7 @@ def test_gptq_is_closer_to_the_original_on_the_calibration_text_than_rounding_to
 
 
 def test_gptq_gives_the_same_bits_again() -> None:
-    first, second = build_llama().eval(), build_llama().eval()
+    first, second = build_llama(), build_llama()
 
     assert take(first, method="gptq") == take(second, method="gptq")
 
@@ -62,7 +62,7 @@ def test_gptq_gives_the_same_bits_again() -> None:
 
 @pytest.mark.parametrize(("group_size", "sizes"), [("auto", {32, 64}), (32, {32}), (64, {64})])
 def test_a_layer_that_the_group_size_does_not_divide_stays_float(group_size: str | int, sizes: set[int]) -> None:
-    model = build_llama().eval()
+    model = build_llama()
 
     take(model, group_size=group_size)
 
@@ -98,4 +98,4 @@ def load_classifier(folder: Path, config: Any) -> PreTrainedModel:
     from transformers import AutoModelForSequenceClassification  # noqa: PLC0415 - for two tests
 
     model: PreTrainedModel = AutoModelForSequenceClassification.from_pretrained(save_classifier(folder / "c", config))
-    return model.eval()
+    return model
