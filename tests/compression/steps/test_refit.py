@@ -40,8 +40,8 @@ def strong(build: Callable[[], PreTrainedModel]) -> Callable[[], PreTrainedModel
     return build_strong
 
 
-def context_of(original: Callable[[], PreTrainedModel], **options: tuple[int, ...]) -> StepContext:
-    return build_context(calibrate_WT=CALIBRATE_WT, load_original=original, **options)
+def context_of(original: Callable[[], PreTrainedModel], original_layers: tuple[int, ...] = (0, 1, 2, 3)) -> StepContext:
+    return build_context(calibrate_WT=CALIBRATE_WT, load_original=original, original_layers=original_layers)
 
 
 @torch.inference_mode()
@@ -53,7 +53,7 @@ def measure_error(model: PreTrainedModel, original: Callable[[], PreTrainedModel
         return hidden_WTD
 
     wanted_WTD = read(original())
-    return ((read(model) - wanted_WTD).norm() / wanted_WTD.norm()).item()
+    return float((read(model) - wanted_WTD).norm() / wanted_WTD.norm())
 
 
 def twinned(build: Callable[[], PreTrainedModel]) -> Callable[[], PreTrainedModel]:
