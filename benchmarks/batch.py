@@ -34,9 +34,10 @@ from ensemble.batch.items import BatchItem
 from ensemble.batch.shard_store import FOLDER_SUFFIX
 from ensemble.cli.evaluation_run import private_spec
 from ensemble.cli.serve import private_temp_dir, running
-from ensemble.config import MemberConfig, Spec, cache_dir
+from ensemble.config import MemberConfig, Spec
 from ensemble.engines.engine import Engine
 from ensemble.engines.load import build_engine
+from ensemble.environment import cache_dir
 from ensemble.files.location import Location
 from ensemble.generation import GenerationParameters, GenerationRequest, ScoringRequest
 from ensemble.router.validation import pick_ensemble

@@ -22,7 +22,7 @@ from ray.job_submission import JobStatus, JobSubmissionClient
 from two_nodes import POLL_S, UP_TIMEOUT_S, TwoNodes, two_nodes
 
 from ensemble.batch.shard_store import FOLDER_SUFFIX
-from ensemble.config import cache_dir
+from ensemble.environment import cache_dir
 
 JOB_TIMEOUT_S = 3_000.0
 KILLS = ("driver", "worker", "head")

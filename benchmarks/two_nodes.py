@@ -17,7 +17,7 @@ from pathlib import Path
 
 import psutil
 
-from ensemble.config import set_ray_environment
+from ensemble.environment import set_ray_environment
 
 START_TRIES = 5
 """Ray gives a node 30 seconds to start, which a busy machine may exceed."""

@@ -1,18 +1,17 @@
-"""The spec of an application: members, ensembles, limits. The only reader of the environment."""
+"""The spec of an application: members, ensembles, limits."""
 
 from __future__ import annotations
 
 import math
-import os
-import tempfile
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from ensemble.engines.config import EmbeddedEngineConfig, EngineConfig
 from ensemble.engines.prompt_format import PromptFormat
+from ensemble.environment import cache_dir as cache_dir  # noqa: PLC0414 - moved there
+from ensemble.environment import store_url as store_url  # noqa: PLC0414
 from ensemble.router.config import EnsembleConfig, LimitsConfig, Name
 from ensemble.voting.registry import STRATEGY_NAMES, get_strategy
 from ensemble.voting.strategy import task_of
@@ -258,42 +257,3 @@ def _check_strategy(where: str, ensemble: EnsembleConfig, name: str, *, has_choi
     role, assistant = ensemble.assistants.for_round(get_strategy(name).second_round)
     if role and assistant is None:
         raise ValueError(f"{where} is {name!r}, which needs a member to ask again; name it as assistants.{role}")
-
-
-def cache_dir() -> Path:
-    """Where converted checkpoints are kept: ``ENSEMBLE_CACHE_DIR``, or ``~/.cache/ensemble``."""
-    return Path(os.environ.get("ENSEMBLE_CACHE_DIR", "~/.cache/ensemble")).expanduser()
-
-
-def store_url() -> str:
-    """Where ``store:NAME`` is: what ``ENSEMBLE_STORE`` says, a folder or an fsspec URL, or a folder in the cache."""
-    said = os.environ.get("ENSEMBLE_STORE") or str(cache_dir() / "store")
-    return said if "://" in said else str(Path(said).expanduser().absolute())
-
-
-def visible_gpus() -> tuple[str, ...]:
-    """Name the GPUs that this process may use, as ``CUDA_VISIBLE_DEVICES`` does: by number or UUID."""
-    return tuple(name.strip() for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip())
-
-
-def gpu_lock_dir() -> Path:
-    """Where this machine's processes agree on who starts on a GPU: ``ENSEMBLE_GPU_LOCK_DIR``, or a temporary folder."""
-    return Path(os.environ.get("ENSEMBLE_GPU_LOCK_DIR") or Path(tempfile.gettempdir()) / "ensemble-gpus")
-
-
-def client_tls_variables() -> dict[str, str]:
-    """Give what ``ENSEMBLE_TLS_CA``, ``_CERTIFICATE``, ``_KEY`` and ``_NAME`` say, by their last words."""
-    said = {part: os.environ.get(f"ENSEMBLE_TLS_{part.upper()}", "") for part in ("ca", "certificate", "key", "name")}
-    return {part: value for part, value in said.items() if value}
-
-
-def set_ray_environment() -> None:
-    """Set what Ray reads when it starts, unless the operator has set it already."""
-    for name, value in {
-        # Token authentication would switch itself on when the user's home has a token of another cluster.
-        "RAY_AUTH_MODE": "disabled",
-        "RAY_USAGE_STATS_ENABLED": "0",
-        # Ray's workers would run at niceness 15, and wait for whoever else wants the processor.
-        "RAY_worker_niceness": "0",
-    }.items():
-        os.environ.setdefault(name, value)

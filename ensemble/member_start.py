@@ -9,10 +9,11 @@ from contextlib import suppress
 from ensemble.checkpoints import resolve_checkpoint
 from ensemble.checkpoints.digest import resolve_pinned
 from ensemble.checkpoints.progress import OnPhase
-from ensemble.config import MemberConfig, cache_dir, gpu_lock_dir, visible_gpus
+from ensemble.config import MemberConfig
 from ensemble.engines.engine import Engine
 from ensemble.engines.gpu_turn import gpu_turn
 from ensemble.engines.load import build_engine
+from ensemble.environment import cache_dir, gpu_lock_dir, visible_gpus
 from ensemble.errors import MemberError
 from ensemble.planning.fit import find_gpus, fit_to_gpus
 from ensemble.planning.machine import Gpu

@@ -14,8 +14,9 @@ from pydantic import BaseModel, ValidationError
 
 from ensemble.calibration.calibration_file import Calibration, check_fits, load_calibration
 from ensemble.checkpoints.reference import PACKAGE_PREFIX, STORE_PREFIX, parse_stored
-from ensemble.config import MemberConfig, RouterConfig, Spec, cache_dir, store_url
+from ensemble.config import MemberConfig, RouterConfig, Spec
 from ensemble.engines.config import FusedEngineConfig, VllmEngineConfig
+from ensemble.environment import cache_dir, store_url
 from ensemble.errors import CheckpointError, ConfigError
 from ensemble.fingerprint import fingerprint
 from ensemble.router.config import CALIBRATED_STRATEGIES, EnsembleConfig

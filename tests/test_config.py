@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
 from typing import Any
 
 import pytest
 from pydantic import ValidationError
 
-from ensemble.config import Spec, cache_dir, set_ray_environment
+from ensemble.config import Spec
 from ensemble.engines.config import EchoEngineConfig, EmbeddedEngineConfig
 from ensemble.errors import EnsembleError
 from ensemble.router import validation
@@ -169,26 +167,3 @@ def test_a_spec_cannot_be_changed() -> None:
 
     with pytest.raises(ValidationError):
         spec.name = "other"  # type: ignore[misc]
-
-
-def test_the_cache_lies_where_the_environment_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("ENSEMBLE_CACHE_DIR", str(tmp_path))
-
-    assert cache_dir() == tmp_path
-
-
-def test_the_cache_lies_below_the_home_folder_otherwise(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("ENSEMBLE_CACHE_DIR", raising=False)
-    monkeypatch.setenv("HOME", str(tmp_path))
-
-    assert cache_dir() == tmp_path / ".cache" / "ensemble"
-
-
-def test_what_the_operator_set_for_ray_stays(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("RAY_AUTH_MODE", "token")
-    monkeypatch.delenv("RAY_USAGE_STATS_ENABLED", raising=False)
-
-    set_ray_environment()
-
-    assert os.environ["RAY_AUTH_MODE"] == "token"  # noqa: TID251 - what the test is about
-    assert os.environ["RAY_USAGE_STATS_ENABLED"] == "0"  # noqa: TID251 - what the test is about

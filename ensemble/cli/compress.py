@@ -12,7 +12,7 @@ from ensemble.cli.compress_view import describe_report, show_standing
 from ensemble.cli.phases import show_phases
 from ensemble.cli.stored import Output, with_store
 from ensemble.cli.terminal import stderr_console, stdout_console
-from ensemble.config import cache_dir
+from ensemble.environment import cache_dir, compress_python
 from ensemble.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -103,9 +103,10 @@ def run_recipes(
     from ensemble.compression.compress import Variant, make_variants  # noqa: PLC0415
     from ensemble.compression.recipe import load_recipe  # noqa: PLC0415
 
+    recipes = [load_recipe(recipe).with_compress_python(compress_python()) for recipe in recipe_by_output.values()]
     return make_variants(
         source,
-        [Variant(recipe=load_recipe(recipe), output=output) for output, recipe in recipe_by_output.items()],
+        [Variant(recipe=recipe, output=output) for output, recipe in zip(recipe_by_output, recipes, strict=True)],
         calibration_texts=calibration,
         cache_dir=cache_dir() / "checkpoints",
         on_progress=on_progress,

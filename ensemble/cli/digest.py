@@ -8,7 +8,7 @@ import typer
 
 from ensemble.checkpoints.digest import compute_digest
 from ensemble.cli.stored import with_store
-from ensemble.config import cache_dir
+from ensemble.environment import cache_dir
 
 
 def digest(

@@ -13,7 +13,8 @@ from ensemble.calibration.item_file import ItemFile, ItemSet
 from ensemble.calibration.manifest import EvaluationManifest, MemberFacts, SetFacts
 from ensemble.cli.phases import show_phases
 from ensemble.cli.terminal import stderr_console
-from ensemble.config import MemberConfig, Spec, cache_dir
+from ensemble.config import MemberConfig, Spec
+from ensemble.environment import cache_dir
 from ensemble.errors import ConfigError
 from ensemble.fingerprint import fingerprint
 from ensemble.router.config import EnsembleConfig

@@ -13,7 +13,7 @@ from ensemble.cli.compress_view import MIB
 from ensemble.cli.phases import show_phases
 from ensemble.cli.stored import family_of, parse_target, with_store
 from ensemble.cli.terminal import plain_table, printable, stderr_console, stdout_console
-from ensemble.config import cache_dir, store_url
+from ensemble.environment import cache_dir, store_url
 
 if TYPE_CHECKING:
     from rich.table import Table

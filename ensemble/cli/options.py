@@ -15,7 +15,7 @@ from ensemble.cli.live_vote import LiveVote, Shown
 from ensemble.cli.replay import save_record
 from ensemble.cli.terminal import stdout_console
 from ensemble.cli.vote_view import follow_vote
-from ensemble.config import client_tls_variables
+from ensemble.environment import client_tls_variables
 from ensemble.errors import ConfigError, InvalidRequestError
 from ensemble.router.request import Event
 from ensemble.rpc.client import ClientTls, EnsembleClient

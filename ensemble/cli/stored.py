@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Self
 
 from ensemble.checkpoints.progress import OnPhase
 from ensemble.checkpoints.reference import STORE_PREFIX, StoreReference, parse_stored
-from ensemble.config import cache_dir, store_url
+from ensemble.environment import cache_dir, store_url
 from ensemble.errors import ConfigError, InvalidRequestError
 
 if TYPE_CHECKING:

@@ -9,6 +9,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from ensemble.compression.calibration_options import CalibrationOptions
+from ensemble.compression.steps.llm_compressor import LlmCompressor
 from ensemble.compression.steps.registry import AnyStep
 from ensemble.errors import ConfigError
 
@@ -33,6 +34,16 @@ class Recipe(BaseModel):
             message = f"{early[0]} must be the last step: the others need float weights"
             raise ValueError(message)
         return self
+
+    def with_compress_python(self, python: Path) -> Self:
+        """Have this Python run the steps that need an environment of their own and name none."""
+        steps = tuple(
+            step.model_copy(update={"python": python})
+            if isinstance(step, LlmCompressor) and step.python is None
+            else step
+            for step in self.steps
+        )
+        return self.model_copy(update={"steps": steps})
 
 
 def recipe_schema() -> str:

@@ -8,8 +8,9 @@ from typing import Literal
 
 from ensemble.checkpoints.measure import measure_checkpoint
 from ensemble.checkpoints.reference import HubReference, parse_reference
-from ensemble.config import MemberConfig, Spec, cache_dir
+from ensemble.config import MemberConfig, Spec
 from ensemble.engines.footprint import GIB, PROCESS_BYTES, Footprint, measure_footprint
+from ensemble.environment import cache_dir
 from ensemble.errors import CheckpointError, ConfigError
 
 

@@ -19,7 +19,8 @@ from ray.serve import Application
 from ray.serve.exceptions import RayServeException
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from ensemble.config import ServingConfig, set_ray_environment
+from ensemble.config import ServingConfig
+from ensemble.environment import set_ray_environment
 from ensemble.errors import ConfigError
 from ensemble.planning.machine import Gpu, Node, local_node
 from ensemble.serving.deployment_states import DeploymentState, deployment_states, is_running, tell_unhealthy

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from ensemble.checkpoints.progress import OnPhase, ignore_phase
 from ensemble.compression.step import StepContext
 from tests.checkpoints.tiny_models import build_llama, build_tokenizer
 
@@ -28,6 +29,7 @@ def build_context(
     load_original: Callable[[], PreTrainedModel] = build_llama,
     original_layers: tuple[int, ...] = (0, 1, 2, 3),
     scratch: Path = Path("/nowhere"),
+    on_phase: OnPhase = ignore_phase,
 ) -> StepContext:
     """Build a context for the tiny models."""
     return StepContext(
@@ -37,4 +39,5 @@ def build_context(
         original_layers=original_layers,
         seed=0,
         scratch=scratch,
+        on_phase=on_phase,
     )

@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from ensemble.config import cache_dir
+from ensemble.environment import cache_dir
 from tests.manifests.hosts import Network, address_of, wait_for
 from tests.manifests.rendered import ROOT, Resource, Resources, groups, ray_service, spec_text
 

@@ -20,8 +20,9 @@ from ray.util import placement_group_table
 
 from ensemble.app import deploy
 from ensemble.checkpoints.progress import ignore_phase
-from ensemble.config import MemberConfig, ResourcesConfig, ServingConfig, VotingConfig, gpu_lock_dir
+from ensemble.config import MemberConfig, ResourcesConfig, ServingConfig, VotingConfig
 from ensemble.engines.gpu_turn import gpu_turn
+from ensemble.environment import gpu_lock_dir
 from ensemble.planning.fit import find_gpus
 from ensemble.replica_servers import start_member, start_voting
 from ensemble.serving.application import DeploymentPlan, bind_application

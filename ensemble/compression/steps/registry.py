@@ -6,6 +6,7 @@ from typing import Annotated
 
 from pydantic import Field
 
+from ensemble.compression.steps.llm_compressor import LlmCompressor
 from ensemble.compression.steps.prune_layers import PruneLayers
 from ensemble.compression.steps.prune_weights import PruneWeights
 from ensemble.compression.steps.prune_width import PruneWidth
@@ -16,6 +17,14 @@ from ensemble.compression.steps.quantize_w8a8 import QuantizeW8A8
 from ensemble.compression.steps.refit import Refit
 
 AnyStep = Annotated[
-    PruneLayers | PruneWeights | PruneWidth | Refit | QuantizeInt8 | QuantizeInt4 | QuantizeW8A8 | QuantizeFp8,
+    PruneLayers
+    | PruneWeights
+    | PruneWidth
+    | Refit
+    | QuantizeInt8
+    | QuantizeInt4
+    | QuantizeW8A8
+    | QuantizeFp8
+    | LlmCompressor,
     Field(discriminator="type"),
 ]
