@@ -6,13 +6,22 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from pydantic import TypeAdapter
 
+from ensemble.compression.other_python import default_compress_python
+from ensemble.compression.steps.llm_compressor import LlmCompressor
 from ensemble.compression.steps.registry import AnyStep
 
 if TYPE_CHECKING:
     from ensemble.compression.step import Step
 
-CLASSES: tuple[type[Step], ...] = get_args(get_args(AnyStep)[0])
-OPTIONS_BY_TYPE: dict[str, dict[str, Any]] = {"prune_layers": {"num_layers": 1}}
+HAS_LLM_COMPRESSOR = default_compress_python().exists()
+CLASSES: tuple[type[Step], ...] = tuple(
+    step for step in get_args(get_args(AnyStep)[0]) if step is not LlmCompressor or HAS_LLM_COMPRESSOR
+)
+"""All that run here: one needs an environment of its own (``make compress-env``)."""
+OPTIONS_BY_TYPE: dict[str, dict[str, Any]] = {
+    "llm_compressor": {"modifiers": [{"name": "GPTQModifier", "options": {"scheme": "W4A16", "ignore": ["lm_head"]}}]},
+    "prune_layers": {"num_layers": 1},
+}
 """Of a step that wants options, or whose defaults are for larger models."""
 NAMES = tuple(str(step.model_fields["type"].default) for step in CLASSES)
 LAST_NAMES = tuple(name for name, step in zip(NAMES, CLASSES, strict=True) if step.is_last)

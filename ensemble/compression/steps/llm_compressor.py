@@ -58,7 +58,7 @@ class LlmCompressor(Step):
 
     is_last = True
     type: Literal["llm_compressor"] = "llm_compressor"
-    modifiers: tuple[Modifier, ...] = Field(min_length=1, max_length=8)
+    modifiers: tuple[Modifier, ...] = Field(min_length=1, max_length=8, description="what the library does, in order")
     timeout_s: float = Field(
         default=86_400.0, gt=0, allow_inf_nan=False, description="the library's work is ended when it takes longer"
     )
