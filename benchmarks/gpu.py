@@ -38,7 +38,10 @@ from gpu_parts import (
 )
 from gpu_throughput import describe_throughput, measure_throughput
 
+from ensemble.router.request import QuorumOverrides, VoteOptions
+
 PANEL = ("a", "b", "c")
+EVERYONE = QuorumOverrides(stop_early=False)
 NUM_STARTS = 5
 PHASES = ("throughput-dense", "throughput-pruned", "start", "panel", "dense")
 
@@ -57,7 +60,7 @@ def measure_start(scale: Scale, out: Path) -> dict[str, Any]:
     """Start the panel once and have it vote."""
 
     async def use(address: str) -> dict[str, Any]:
-        load = await ask_all(address, scale, "start", busy=False, all_of=True)
+        load = await ask_all(address, scale, "start", busy=False, options=VoteOptions(quorum=EVERYONE))
         return {"voted": load.num_ballots == len(load.latencies_s) * len(PANEL)}
 
     return serve_panel(scale, out, use)
@@ -67,18 +70,18 @@ def measure_panel(scale: Scale, out: Path) -> dict[str, Any]:
     """Ask the panel one by one and many at a time, with an early stop, with everyone, and fewer members."""
 
     async def use(address: str) -> dict[str, Any]:
-        warm = await ask_all(address, scale, "warm up", busy=True, all_of=True)
+        warm = await ask_all(address, scale, "warm up", busy=True, options=VoteOptions(quorum=EVERYONE))
         found: dict[str, Any] = {"voted": warm.num_ballots == len(warm.latencies_s) * len(PANEL)}
-        asked: dict[str, dict[str, Any]] = {
-            "vote": {},
-            "everyone": {"all_of": True},
-            "two": {"panel": PANEL[:2], "all_of": True},
-            "one": {"panel": PANEL[:1]},
+        asked = {
+            "vote": VoteOptions(),
+            "everyone": VoteOptions(quorum=EVERYONE),
+            "two": VoteOptions(panel=PANEL[:2], quorum=EVERYONE),
+            "one": VoteOptions(panel=PANEL[:1]),
         }
         for name, options in asked.items():
             before = await count_tokens(address)
             for when in ("alone", "busy"):
-                load = await ask_all(address, scale, f"{name} {when}", busy=when == "busy", **options)
+                load = await ask_all(address, scale, f"{name} {when}", busy=when == "busy", options=options)
                 found[f"{name}_{when}"] = load.to_dict()
             after = await count_tokens(address)
             found[f"{name}_counters"] = {key: after[key] - before[key] for key in after}
@@ -115,7 +118,6 @@ def write_report(out: Path) -> str:
             rows += describe_throughput(shape, one)
             rows.append((f"{shape}: the path's prompt tokens that its cache had", _cached_share(one["counters"])))
             results[f"path_over_bare_{shape}"] = f"{one['path_over_bare']:.3f}"
-            results[f"path_over_checked_{shape}"] = f"{one['path_over_checked']:.3f}"
             results[f"path_over_logprobs_{shape}"] = f"{one['path_over_logprobs']:.3f}"
     starts = [one for name, one in found.items() if name.startswith("start-") or name == "panel"]
     if starts:

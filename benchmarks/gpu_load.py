@@ -12,7 +12,7 @@ from typing import Any
 
 from gpu_parts import REQUEST_TIMEOUT_S, Scale
 
-from ensemble.router.request import ParameterOverrides, QuorumOverrides, VoteOptions
+from ensemble.router.request import ParameterOverrides, VoteOptions
 from ensemble.rpc.client import AsyncEnsembleClient
 
 _WORD = "abcdefghijklmnopqrstuvwxyz "
@@ -60,11 +60,10 @@ class Load:
 
 
 async def ask_all(
-    address: str, scale: Scale, asked_for: str, *, busy: bool, panel: tuple[str, ...] = (), all_of: bool = False
+    address: str, scale: Scale, asked_for: str, *, busy: bool, options: VoteOptions = VoteOptions()
 ) -> Load:
-    """Ask prompts for this alone, many at a time or a few one by one; ``all_of`` waits for every member's ballot."""
+    """Ask prompts for this alone, many at a time or a few one by one."""
     load = Load()
-    options = VoteOptions(panel=panel, quorum=QuorumOverrides(stop_early=False if all_of else None))
     prompts = make_prompts(scale, asked_for)[: None if busy else scale.num_alone]
     room = asyncio.Semaphore(scale.num_concurrent if busy else 1)
     async with AsyncEnsembleClient(address, timeout_s=REQUEST_TIMEOUT_S) as client:

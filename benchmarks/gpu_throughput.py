@@ -1,6 +1,6 @@
 """The whole path's throughput beside bare vLLM's, and where the difference goes; a phase of benchmarks/gpu.py.
 
-Two bare vLLMs and a member are up all the time on one GPU; one at a time works. In each round every way has a turn,
+A bare vLLM and a member are up all the time on one GPU; one at a time works. In each round every way has a turn,
 another one first each time, and no prompt comes twice: what is measured has its prompts to read.
 """
 
@@ -9,8 +9,8 @@ from __future__ import annotations
 import asyncio
 import statistics
 import time
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +19,18 @@ from gpu_load import ask_all, count_tokens
 from gpu_parts import Scale, serving, write_shape, write_spec
 from gpu_processes import read_cpu_s
 
-WAYS = ("path", "final", "checked", "logprobs", "flat", "delta")
-"""The whole path; bare vLLM, told at the end; the same, its logits checked for NaN and its steps told, as a member's
-are; with each token's log-probability; with these as flat lists; bare vLLM, told piece by piece."""
+from ensemble.router.request import VoteOptions
+
+PATH_WAYS = ("path", "path_logprobs")
+"""The whole path, which asks one member for no log-probabilities; the same where the client wants them."""
+WAYS = (*PATH_WAYS, "final", "delta", "logprobs")
+"""Bare vLLM, told at the end; told piece by piece; at the end with each token's log-probability, as flat lists."""
 PLAIN_WAYS = ("final", "delta")
 """What bare vLLM gives when nothing is asked of it but tokens: the path is compared with the faster one."""
-LONGEST_S = 500.0
-"""No round begins that would not end within this: a command on a lent machine has ten minutes."""
+LONGEST_S = 300.0
+"""No round begins that would not end within this, both starts included: machines with GPUs are lent for minutes."""
 
 Turn = dict[str, Any]
-Measure = Callable[[str, str], Awaitable[Turn]]
 
 
 @dataclass(slots=True, kw_only=True)
@@ -36,14 +38,19 @@ class _Machine:
     """What takes turns on the GPU."""
 
     scale: Scale
-    plain: BareVllm
-    checked: BareVllm
+    bare: BareVllm
     address: str
 
+    async def warm_up(self) -> None:
+        """Give every way as many requests as run at a time."""
+        few = replace(self, scale=replace(self.scale, num_requests=self.scale.num_concurrent))
+        for way in WAYS:
+            await few.measure(way, f"{way}-warm")
+
     async def measure(self, way: str, asked_for: str) -> Turn:
-        """Give tokens a second and CPU microseconds a token by role; of those that say so, their steps, too."""
+        """Give tokens a second, CPU microseconds a token by role and, of the path, vLLM's steps."""
         cpu_before, started_s = read_cpu_s(), time.perf_counter()
-        turn = await (self._ask_path(asked_for) if way == "path" else self._ask_bare(way, asked_for))
+        turn = await (self._ask_path(way, asked_for) if way in PATH_WAYS else self._ask_bare(way, asked_for))
         wall_s = time.perf_counter() - started_s
         cpu_s = {role: seconds - cpu_before[role] for role, seconds in read_cpu_s().items()}
         return {
@@ -52,9 +59,10 @@ class _Machine:
             "cpu_us_per_token": {role: 1e6 * seconds / turn["tokens"] for role, seconds in cpu_s.items()},
         }
 
-    async def _ask_path(self, asked_for: str) -> Turn:
+    async def _ask_path(self, way: str, asked_for: str) -> Turn:
+        options = VoteOptions(include_logprobs=way == "path_logprobs")
         before = await count_tokens(self.address)
-        load = await ask_all(self.address, self.scale, asked_for, busy=True)
+        load = await ask_all(self.address, self.scale, asked_for, busy=True, options=options)
         after = await count_tokens(self.address)
         return {
             "tokens": load.tokens,
@@ -64,12 +72,8 @@ class _Machine:
         }
 
     async def _ask_bare(self, way: str, asked_for: str) -> Turn:
-        bare = self.checked if way == "checked" else self.plain
-        before = bare.count_steps()
-        tokens, wall_s = await bare.measure(way, asked_for)
-        after = bare.count_steps()
-        steps = {name: after[name] - before[name] for name in after}
-        return {"tokens": tokens, "tokens_per_s": tokens / wall_s, **_describe_steps(steps, wall_s)}
+        tokens, wall_s = await self.bare.measure(way, self.scale, asked_for)
+        return {"tokens": tokens, "tokens_per_s": tokens / wall_s}
 
 
 def measure_throughput(
@@ -81,20 +85,18 @@ def measure_throughput(
     spec = out / "throughput.yaml"
 
     async def run() -> Turn:
-        # Made in the loop that uses them.
-        plain = BareVllm(scale, checkpoint, engine)
+        # Made in the loop that uses it.
+        bare = BareVllm(scale, checkpoint, engine)
+        keep({"bare_start_s": time.monotonic() - started_s})
         try:
-            checked = BareVllm(scale, checkpoint, engine, is_checked=True)
-            try:
-                address = write_spec(spec, scale, {"one": (checkpoint, scale.half)}, engine=engine)
-                with serving(spec) as start_s:
-                    machine = _Machine(scale=scale, plain=plain, checked=checked, address=address)
-                    rounds = await _take_turns(machine, until_s=started_s + LONGEST_S, keep=keep)
-                    return {**rounds, "start_s": start_s, "counters": await count_tokens(address)}
-            finally:
-                checked.close()
+            address = write_spec(spec, scale, {"one": (checkpoint, scale.half)}, engine=engine)
+            with serving(spec) as start_s:
+                keep({"start_s": start_s})
+                machine = _Machine(scale=scale, bare=bare, address=address)
+                rounds = await _take_turns(machine, until_s=started_s + LONGEST_S, keep=keep)
+                return {**rounds, "counters": await count_tokens(address)}
         finally:
-            plain.close()
+            bare.close()
 
     return asyncio.run(run())
 
@@ -102,14 +104,15 @@ def measure_throughput(
 async def _take_turns(machine: _Machine, *, until_s: float, keep: Callable[[Turn], None]) -> Turn:
     rounds: list[dict[str, Turn]] = []
     found: Turn = {}
-    for number in range(machine.scale.num_rounds + 1):
+    await machine.warm_up()
+    for number in range(machine.scale.num_rounds):
         began_s = time.monotonic()
         first = number % len(WAYS)
         turns = {way: await machine.measure(way, f"{way}-{number}") for way in (*WAYS[first:], *WAYS[:first])}
         told = (f"{way} {turns[way]['tokens_per_s']:.0f}" for way in WAYS)
         print(f"round {number}, tokens/s: {', '.join(told)}", flush=True)
-        rounds += [turns] if number else []  # the first warms up
-        found = {**_compare(rounds or [turns]), "rounds": rounds}
+        rounds.append(turns)
+        found = {**_compare(rounds), "rounds": rounds}
         keep(found)
         if 2 * time.monotonic() - began_s > until_s:
             break
@@ -120,14 +123,13 @@ def _compare(rounds: list[dict[str, Turn]]) -> Turn:
     # Within a round all met the same machine: ratios first, then their median.
     rates: list[dict[str, float]] = [{way: turns[way]["tokens_per_s"] for way in WAYS} for turns in rounds]
 
-    def over(*ways: str) -> float:
-        return statistics.median(rate["path"] / max(rate[way] for way in ways) for rate in rates)
+    def over(path: str, *ways: str) -> float:
+        return statistics.median(rate[path] / max(rate[way] for way in ways) for rate in rates)
 
     return {
         **{f"{way}_tokens_per_s": statistics.median(rate[way] for rate in rates) for way in WAYS},
-        "path_over_bare": over(*PLAIN_WAYS),
-        "path_over_checked": over("checked"),
-        "path_over_logprobs": over("logprobs", "flat"),
+        "path_over_bare": over("path", *PLAIN_WAYS),
+        "path_over_logprobs": over("path_logprobs", "logprobs"),
         "ways": {way: _median_turn([turns[way] for turns in rounds]) for way in WAYS},
     }
 
@@ -156,16 +158,17 @@ def describe_throughput(shape: str, found: Turn) -> list[tuple[str, str]]:
     """Make the report's rows."""
     rates = "; ".join(f"{way} {found[f'{way}_tokens_per_s']:,.0f}" for way in WAYS)
     rows = [
-        (f"{shape}, busy, tokens/s: the whole path; bare vLLM in {len(WAYS) - 1} ways", rates),
+        (f"{shape}, busy, tokens/s: the whole path in 2 ways; bare vLLM in 3", rates),
         (f"{shape}: whole path over the faster bare vLLM (final, delta)", f"{found['path_over_bare']:.3f}"),
-        (f"{shape}: over one that is checked as a member's", f"{found['path_over_checked']:.3f}"),
-        (f"{shape}: over the faster one with log-probabilities", f"{found['path_over_logprobs']:.3f}"),
+        (f"{shape}: the same, both with log-probabilities", f"{found['path_over_logprobs']:.3f}"),
     ]
     for way in WAYS:
         turn = found["ways"][way]
         shares = ", ".join(f"{role} {share:.2f}" for role, share in turn["cpu_share"].items())
         rows.append((f"{shape}, {way}: cores in use", shares))
-    for way in ("path", "checked"):
+        costs = ", ".join(f"{role} {cost:.1f}" for role, cost in turn["cpu_us_per_token"].items())
+        rows.append((f"{shape}, {way}: CPU microseconds a token", costs))
+    for way in PATH_WAYS:
         turn = found["ways"][way]
         if "step_ms" in turn:
             steps = f"{turn['mean_batch']:.0f} requests, {turn['step_ms']:.1f} ms"

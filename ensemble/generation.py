@@ -34,12 +34,17 @@ class GenerationParameters:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GenerationRequest:
-    """One prompt for one engine; one that is not streamed may get all its text in one piece."""
+    """One prompt for one engine.
+
+    One that is not streamed may get all its text in one piece. Where ``needs_logprob`` is not set, nobody reads the
+    completion's log-probability, and an engine that saves work without it may leave it out.
+    """
 
     request_id: str
     prompt: str
     parameters: GenerationParameters = field(default_factory=GenerationParameters)
     is_streamed: bool = True
+    needs_logprob: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,25 +61,26 @@ class CompletionChunk:
     """A piece of a completion, in order.
 
     The last piece alone has a ``finish_reason``. ``completion_tokens`` counts from the start of the completion.
-    ``logprob`` is the sum of the log-probabilities (natural logarithm) of the tokens so far.
+    ``logprob`` is the sum of the log-probabilities (natural logarithm) of the tokens so far; None where it was left
+    out, as the request allowed.
     """
 
     text: str
     completion_tokens: int
     prompt_tokens: int
-    logprob: float
+    logprob: float | None
     finish_reason: FinishReason | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Completion:
-    """A whole completion; ``logprob`` is the sum over its tokens (natural logarithm)."""
+    """A whole completion; ``logprob`` is the sum over its tokens (natural logarithm), or None, as in its chunks."""
 
     text: str
     finish_reason: FinishReason
     prompt_tokens: int
     completion_tokens: int
-    logprob: float
+    logprob: float | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

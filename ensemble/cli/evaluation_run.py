@@ -30,7 +30,8 @@ if TYPE_CHECKING:
 _EVERYONE = QuorumOverrides(min_weight=0.0, min_families=1, stop_early=False)
 # These two count ballots as they are; what they decide is of no matter here.
 _CHOICE_OPTIONS = VoteOptions(strategy="majority", quorum=_EVERYONE, ignore_calibration=True)
-_TEXT_OPTIONS = VoteOptions(strategy="mbr", quorum=_EVERYONE, ignore_calibration=True)
+# One member may be asked alone for what is missing, and its ballot must be the one it would have been among all.
+_TEXT_OPTIONS = VoteOptions(strategy="mbr", quorum=_EVERYONE, ignore_calibration=True, include_logprobs=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -55,7 +55,7 @@ class EchoEngine:
         if request.parameters.max_tokens < 1:
             raise MemberRefusedError(self._member, f"max_tokens is {request.parameters.max_tokens}; ask for 1 or more")
         words = _split_words(request.prompt)
-        completion = _EchoedCompletion(words, request.parameters)
+        completion = _EchoedCompletion(words, request.parameters, has_logprob=request.needs_logprob)
         with self._request_running(completion):
             await self._pause(self._config.delay_s)
             self._add(prompt_tokens=len(words))
@@ -162,8 +162,9 @@ class EchoEngine:
 class _EchoedCompletion:
     """One request's words, given out one by one."""
 
-    def __init__(self, words: list[str], parameters: GenerationParameters) -> None:
+    def __init__(self, words: list[str], parameters: GenerationParameters, *, has_logprob: bool = True) -> None:
         self._words = words
+        self._has_logprob = has_logprob
         self._num_words = min(len(words), parameters.max_tokens)
         self._num_prompt_tokens = len(words)
         self._stop = StopText(parameters.stop)
@@ -185,7 +186,7 @@ class _EchoedCompletion:
             completion_tokens=self._num_taken,
             prompt_tokens=self._num_prompt_tokens,
             # Each word is as likely as one of two.
-            logprob=-math.log(2.0) * self._num_taken,
+            logprob=-math.log(2.0) * self._num_taken if self._has_logprob else None,
             finish_reason=reason,
         )
 

@@ -30,7 +30,7 @@ class Job:
     """One request under way.
 
     ``outcomes`` is touched by the event loop only and holds at most a chunk a token. ``is_aborted`` is set by the
-    event loop and read by the engine's thread before and in each forward pass; everything else belongs to that thread.
+    event loop and read by the engine's thread before each forward pass; everything else belongs to that thread.
     """
 
     outcomes: asyncio.Queue[Outcome] = field(default_factory=asyncio.Queue)
@@ -111,6 +111,8 @@ class GenerationJob(Job):
     """Its place in the cache, once its prompt is being read."""
     last_token: int = 0
     logprob: float = 0.0
+    has_logprob: bool = True
+    """Whether the log-probabilities of all its tokens have come, and not the tokens alone."""
     is_finished: bool = False
     """Whether its last token has come, or a stop string."""
     sampler: Sampler = field(init=False)
@@ -162,9 +164,14 @@ class GenerationJob(Job):
         reason = FinishReason.STOP if is_eos or self._stop.is_met else FinishReason.LENGTH
         return self._chunk(text, reason if is_last else None)
 
-    def accept_all(self, tokens: Sequence[int], logprobs: Sequence[float]) -> CompletionChunk | None:
-        """Take tokens that came at once, as `accept` takes each, up to the completion's last; one chunk for all."""
+    def accept_all(self, tokens: Sequence[int], logprobs: Sequence[float] | None) -> CompletionChunk | None:
+        """Take tokens that came at once, as `accept` takes each, up to the completion's last; one chunk for all.
+
+        Where they came without their log-probabilities, the completion has none.
+        """
         text, reason = "", None
+        if logprobs is None:
+            self.has_logprob, logprobs = False, (0.0,) * len(tokens)
         # The last one may end the completion; those before it end nothing, and take a fraction of the time together.
         before = tokens[: max(0, min(len(tokens), self.num_left) - 1)]
         if before and not self.request.parameters.stop and self._eos_tokens.isdisjoint(before):
@@ -185,6 +192,6 @@ class GenerationJob(Job):
             text=text,
             completion_tokens=self.completion_tokens,
             prompt_tokens=len(self.prompt),
-            logprob=self.logprob,
+            logprob=self.logprob if self.has_logprob else None,
             finish_reason=reason,
         )

@@ -51,6 +51,8 @@ class LoadedVllm:
     rule: ScoringRule
     eos_tokens: frozenset[int]
     max_context: int
+    tells_nan: bool = False
+    """Whether vLLM says itself whose logits were NaN; otherwise log-probabilities do, so every completion has them."""
     lora: LoRARequest | None = None
     _numbers: itertools.count[int] = field(default_factory=itertools.count)
     _request_ids: set[str] = field(default_factory=set)
@@ -63,7 +65,7 @@ class LoadedVllm:
         max_tokens: int,
         on_unread: OnUnread | None = None,
     ) -> AsyncGenerator[RequestOutput]:
-        """Give a completion's tokens, each with its log-probability; closing it aborts the request.
+        """Give a completion's tokens, each with its log-probability if that is needed; closing it aborts the request.
 
         They come as they are made where the request is streamed or a stop string may end it, otherwise all at the end,
         which takes less of this process's time. ``on_unread`` hears what an aborted request had made beyond what was
@@ -76,6 +78,7 @@ class LoadedVllm:
         parameters = request.parameters
         seed = None if parameters.seed is None else parameters.seed % 2**63
         in_pieces = bool(request.is_streamed or parameters.stop)
+        with_logprobs = request.needs_logprob or not self.tells_nan
         return self._stream(
             prompt,
             {
@@ -84,22 +87,28 @@ class LoadedVllm:
                 "seed": seed,
                 "max_tokens": max_tokens,
                 "stop_token_ids": sorted(self.eos_tokens),
-                "logprobs": 0,
+                "logprobs": 0 if with_logprobs else None,
                 # One list of numbers takes less time to fill than a dictionary a token, and more to take pieces of.
-                "flat_logprobs": not in_pieces,
+                "flat_logprobs": with_logprobs and not in_pieces,
                 "output_kind": RequestOutputKind.DELTA if in_pieces else RequestOutputKind.FINAL_ONLY,
             },
             on_unread,
         )
 
     @staticmethod
-    def read_logprobs(output: CompletionOutput) -> list[float]:
-        """Read the log-probability of each of an output's tokens; NaN where vLLM gives none."""
+    def read_logprobs(output: CompletionOutput) -> list[float] | None:
+        """Read the log-probability of each of an output's tokens; None where they were not asked for."""
         told = output.logprobs
-        if isinstance(told, FlatLogprobs):
-            return told.logprobs
-        found = zip(output.token_ids, told or (), strict=True)
+        if told is None or isinstance(told, FlatLogprobs):
+            return told.logprobs if told else None
+        found = zip(output.token_ids, told, strict=True)
         return [math.nan if of is None else of[token].logprob for token, of in found]
+
+    @staticmethod
+    def has_broken(output: RequestOutput) -> bool:
+        """Say whether vLLM has found NaN among the logits of a request so far."""
+        told = output.metrics
+        return told is not None and told.is_corrupted
 
     async def read_next(self, tokens: list[int], wanted: list[int]) -> RequestOutput:
         """Give an output whose only token has the log-probabilities of the wanted ones as the next.

@@ -28,7 +28,7 @@ from ensemble.generation import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+    from collections.abc import AsyncGenerator, Callable, Iterator
     from pathlib import Path
 
     from vllm.outputs import RequestOutput
@@ -119,8 +119,7 @@ class VllmEngine:
             async with aclosing(outputs):
                 async for output in outputs:
                     self._count_first(job, output)
-                    tokens = output.outputs[0].token_ids
-                    chunk = self._accept(job, tokens, loaded.read_logprobs(output.outputs[0]))
+                    chunk = self._accept(job, loaded, output)
                     if chunk is not None and chunk.finish_reason is not None:
                         break
                     if chunk is not None:
@@ -258,12 +257,13 @@ class VllmEngine:
         job.completion_tokens += num_tokens
         self._counters.completion_tokens += num_tokens
 
-    def _accept(self, job: GenerationJob, tokens: Sequence[int], logprobs: list[float]) -> CompletionChunk | None:
+    def _accept(self, job: GenerationJob, loaded: LoadedVllm, output: RequestOutput) -> CompletionChunk | None:
         """Take what came, which is several tokens when they come faster than they are read."""
-        if not all(map(math.isfinite, logprobs)):
+        logprobs = loaded.read_logprobs(output.outputs[0])
+        if loaded.has_broken(output) or not all(map(math.isfinite, logprobs or ())):
             raise self._broken()
         num_before = job.completion_tokens
-        chunk = job.accept_all(tokens, logprobs)
+        chunk = job.accept_all(output.outputs[0].token_ids, logprobs)
         self._counters.completion_tokens += job.completion_tokens - num_before
         return chunk
 

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from tokenizers import Tokenizer
 from transformers import AutoConfig, GenerationConfig
+from vllm import envs
 from vllm.lora.request import LoRARequest
+from vllm.platforms import current_platform
 from vllm.usage.usage_lib import UsageContext
 from vllm.v1.engine.async_llm import AsyncLLM
 
@@ -20,13 +22,14 @@ from ensemble.engines.loaded_vllm import LoadedVllm
 from ensemble.engines.scoring_rule import ScoringRule
 from ensemble.engines.token_encoder import TokenEncoder
 from ensemble.engines.vllm_arguments import build_engine_args
-from ensemble.engines.vllm_processes import MAX_CAUSE, ProcessLog, vllm_environment
+from ensemble.engines.vllm_processes import MAX_CAUSE, ProcessLog, counting_nan, vllm_environment
 from ensemble.engines.vllm_steps import StepRecorder
 from ensemble.errors import CheckpointError, ConfigError, MemberError
 from ensemble.generation import GenerationRequest
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
+    from vllm.config import VllmConfig
     from vllm.engine.arg_utils import AsyncEngineArgs
 
     from ensemble.checkpoints.progress import OnPhase
@@ -58,15 +61,14 @@ def load_vllm(
     encoder = TokenEncoder(tokenizer, prompt_format, add_bos=config.add_bos, vocab_size=num_words, member=member)
     prior_prompt = encoder.encode_pmi_prompt() if prompt_format.scoring == "pmi" else ()
     max_context = min(config.max_context, getattr(text_config, "max_position_embeddings", None) or config.max_context)
-    eos_tokens = _find_eos_tokens(folder, tokenizer)
-    decoder = Tokenizer.from_str(encoder.backend.to_str())
+    eos_tokens, decoder = _find_eos_tokens(folder, tokenizer), Tokenizer.from_str(encoder.backend.to_str())
     args = build_engine_args(config, folder=folder, max_context=max_context)
     on_phase("load", 0.0)
     # Nothing that can fail comes after the start: nobody would end the processes.
     log, recorder = ProcessLog(), StepRecorder()
     try:
         with vllm_environment(log, threads=config.threads):
-            llm = _start(args, checkpoint=checkpoint, log=log, recorder=recorder)
+            llm, tells_nan = _start(args, checkpoint=checkpoint, log=log, recorder=recorder)
     except BaseException:
         log.remove()
         raise
@@ -81,6 +83,7 @@ def load_vllm(
         rule=ScoringRule(prompt_format.scoring, prior_prompt=prior_prompt, member=member),
         eos_tokens=eos_tokens,
         max_context=max_context,
+        tells_nan=tells_nan,
         lora=LoRARequest("adapter", 1, str(Path(config.lora).expanduser())) if config.lora else None,
     )
 
@@ -110,7 +113,8 @@ def _check_generates(folder: Path, described: dict[str, Any]) -> None:
         raise CheckpointError(str(folder), "it is an encoder-decoder", "take a decoder-only model")
 
 
-def _start(args: AsyncEngineArgs, *, checkpoint: str, log: ProcessLog, recorder: StepRecorder) -> AsyncLLM:
+def _start(args: AsyncEngineArgs, *, checkpoint: str, log: ProcessLog, recorder: StepRecorder) -> tuple[AsyncLLM, bool]:
+    """Start vLLM's processes; says, too, whether they tell of NaN."""
     try:
         config = args.create_engine_config(UsageContext.ENGINE_CONTEXT)
     except Exception as error:  # vLLM raises whatever its parts do
@@ -123,7 +127,8 @@ def _start(args: AsyncEngineArgs, *, checkpoint: str, log: ProcessLog, recorder:
             "engine", f"vLLM does not take these options ({_describe(error)})", "see vLLM's engine arguments"
         ) from error
     try:
-        return AsyncLLM.from_vllm_config(config, stat_loggers=[lambda *_: recorder], disable_log_stats=True)
+        with counting_nan(is_wanted=_counts_nan_cheaply(config)) as tells_nan:
+            llm = AsyncLLM.from_vllm_config(config, stat_loggers=[lambda *_: recorder], disable_log_stats=True)
     except Exception as error:  # as above
         cause = log.find_cause() or _describe(error)
         if "memory" in cause.lower():
@@ -135,6 +140,15 @@ def _start(args: AsyncEngineArgs, *, checkpoint: str, log: ProcessLog, recorder:
         raise CheckpointError(
             checkpoint, f"vLLM does not start with it ({cause})", "take another one, or see engine.options"
         ) from error
+    # For every token vLLM's front end looks at this switch, which it would find in the environment: slowly, and only
+    # inside the block. Set here, it is found at once, and says no more than that whatever was counted is to be told.
+    envs.VLLM_COMPUTE_NANS_IN_LOGITS = True
+    return llm, tells_nan and not config.speculative_config
+
+
+def _counts_nan_cheaply(config: VllmConfig) -> bool:
+    """Say whether counting NaN holds up no step: on a GPU the older runner may wait for the count after each."""
+    return current_platform.is_cpu() or getattr(config, "use_v2_model_runner", False)
 
 
 def _describe(error: Exception) -> str:

@@ -42,6 +42,7 @@ _DEFAULTS = {
     # A forked one would set up no log of its own, and have this process's threads' locks as they happened to be.
     "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
 }
+NAN_SWITCH = "VLLM_COMPUTE_NANS_IN_LOGITS"
 _LOGGER = "vllm"
 _WATCH = "end-with-parent"
 _TURN = threading.Lock()
@@ -152,6 +153,16 @@ def vllm_environment(log: ProcessLog, *, threads: int) -> Iterator[None]:
             yield
     finally:
         _TURN.release()
+
+
+@contextmanager
+def counting_nan(*, is_wanted: bool) -> Iterator[bool]:
+    """Have vLLM's processes that start inside the block count NaN in their logits; gives whether they do.
+
+    What the operator has set stays, as above.
+    """
+    with _environment({} if NAN_SWITCH in os.environ else {NAN_SWITCH: str(int(is_wanted))}):
+        yield bool(int(os.environ[NAN_SWITCH]))
 
 
 @contextmanager

@@ -57,17 +57,18 @@ def ballot_from_scores(member: str, request: ScoringRequest, scores: ChoiceScore
 
 
 def ballot_from_completion(member: str, completion: Completion, *, latency_s: float) -> Ballot:
-    """Vote with a text; its log-probability is the mean per token.
+    """Vote with a text; its log-probability, where there is one, is the mean per token.
 
     Raises:
         MemberError: the completion was aborted, or its log-probability is not a number.
     """
-    if completion.finish_reason is FinishReason.ABORT or not math.isfinite(completion.logprob):
+    logprob = completion.logprob
+    if completion.finish_reason is FinishReason.ABORT or not (logprob is None or math.isfinite(logprob)):
         raise MemberError(member, "its engine did not finish the completion")
     return Ballot(
         member=member,
         text=completion.text,
-        logprob=completion.logprob / max(1, completion.completion_tokens),
+        logprob=None if logprob is None else logprob / max(1, completion.completion_tokens),
         latency_s=latency_s,
         prompt_tokens=completion.prompt_tokens,
         completion_tokens=completion.completion_tokens,

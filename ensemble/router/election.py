@@ -119,6 +119,7 @@ class ElectionBuilder:
             request_id=request.request_id,
             prompt=request.prompt,
             parameters=request.parameters.applied_to(ensemble.parameters),
+            needs_logprob=_needs_logprob(request.options, ensemble, mode),
         )
 
         def asking(ask_for: AskForText) -> Callable[[str, float], Ask]:
@@ -215,6 +216,16 @@ def _strategy(options: VoteOptions, ensemble: Ensemble, default: str, *, has_cho
         problem = f"{strategy.name!r} asks a member again ({kind}), and the ensemble names none for it"
         raise InvalidRequestError("options.strategy", problem, "use another strategy, or let the spec name one")
     return strategy
+
+
+def _needs_logprob(options: VoteOptions, ensemble: Ensemble, mode: StreamMode | None) -> bool:
+    """Say whether a text's log-probability is read: by the rule for ties between members, or by whoever asked for it.
+
+    A race (FIRST_TOKEN_HEDGE) is won by the text that begins first, and a panel of one has no ties.
+    """
+    if options.include_logprobs or options.include_record:
+        return True
+    return len(options.panel or ensemble.voters) > 1 and mode is not StreamMode.FIRST_TOKEN_HEDGE
 
 
 def _streaming(election: Election, mode: StreamMode, ask_for_whole: Callable[[str, float], Ask]) -> Election:

@@ -51,7 +51,8 @@ class VoteOptions:
     """How one request departs from the ensemble's defaults; empty means the default.
 
     ``ignore_calibration`` counts raw ballots with the spec's weights, as if nothing had been learned.
-    ``include_record`` asks for the record of the decision, too.
+    ``include_record`` asks for the record of the decision, too. ``include_logprobs`` asks for every text's
+    log-probability also where nothing depends on it, so that members may leave it out; a record has it.
     """
 
     strategy: str = ""
@@ -59,6 +60,7 @@ class VoteOptions:
     quorum: QuorumOverrides = field(default_factory=QuorumOverrides)
     ignore_calibration: bool = False
     include_record: bool = False
+    include_logprobs: bool = False
 
 
 class StreamMode(StrEnum):

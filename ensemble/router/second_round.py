@@ -191,6 +191,7 @@ async def _fuse(inquiry: Inquiry, fuser: _Assistant) -> Evidence:
         request_id=f"{inquiry.request_id}/fuse",
         prompt=_worded(_FUSER_PROMPT, inquiry.prompt, order, numbers, mark="Answer {}:"),
         parameters=inquiry.parameters,
+        needs_logprob=False,
     )
     completion = await _not_cut_off(fuser.name, fuser.client.complete(request, timeout_s=fuser.timeout_s))
     fused = completion.text.strip()

@@ -52,6 +52,7 @@ def options_from_wire(wire: ensemble_service_pb2.VoteOptions) -> VoteOptions:
         quorum=quorum_from_wire(wire.quorum),
         ignore_calibration=wire.ignore_calibration,
         include_record=wire.include_record,
+        include_logprobs=wire.include_logprobs,
     )
 
 
@@ -67,6 +68,7 @@ def options_to_wire(options: VoteOptions) -> ensemble_service_pb2.VoteOptions:
         ),
         ignore_calibration=options.ignore_calibration,
         include_record=options.include_record,
+        include_logprobs=options.include_logprobs,
     )
 
 

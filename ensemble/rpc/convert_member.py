@@ -39,6 +39,7 @@ def generation_request_to_wire(request: GenerationRequest) -> member_service_pb2
             seed=parameters.seed,
             stop=parameters.stop,
         ),
+        needs_logprob=request.needs_logprob,
     )
 
 
@@ -49,6 +50,7 @@ def generation_request_from_wire(wire: member_service_pb2.CompleteRequest, *, is
         prompt=wire.prompt,
         parameters=overrides_from_wire(wire.parameters).applied_to(GenerationParameters()),
         is_streamed=is_streamed,
+        needs_logprob=wire.needs_logprob if wire.HasField("needs_logprob") else True,
     )
 
 
@@ -73,7 +75,8 @@ def chunk_to_wire(chunk: CompletionChunk, text: str) -> member_service_pb2.Compl
         else generation_pb2.FINISH_REASON_UNSPECIFIED,
         prompt_tokens=chunk.prompt_tokens,
         completion_tokens=chunk.completion_tokens,
-        logprob=chunk.logprob,
+        logprob=chunk.logprob or 0.0,
+        lacks_logprob=chunk.logprob is None,
     )
 
 
@@ -84,7 +87,7 @@ def chunk_from_wire(wire: member_service_pb2.CompleteResponse) -> CompletionChun
         finish_reason=FINISH_REASON_FROM_WIRE.get(wire.finish_reason),
         prompt_tokens=wire.prompt_tokens,
         completion_tokens=wire.completion_tokens,
-        logprob=wire.logprob,
+        logprob=None if wire.lacks_logprob else wire.logprob,
     )
 
 
@@ -95,7 +98,7 @@ def completion_from_wire(wire: member_service_pb2.CompleteResponse) -> Completio
         finish_reason=FINISH_REASON_FROM_WIRE.get(wire.finish_reason, FinishReason.ABORT),
         prompt_tokens=wire.prompt_tokens,
         completion_tokens=wire.completion_tokens,
-        logprob=wire.logprob,
+        logprob=None if wire.lacks_logprob else wire.logprob,
     )
 
 

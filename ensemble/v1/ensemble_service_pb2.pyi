@@ -59,6 +59,7 @@ class VoteOptions(_message.Message):
     QUORUM_FIELD_NUMBER: _builtins.int
     IGNORE_CALIBRATION_FIELD_NUMBER: _builtins.int
     INCLUDE_RECORD_FIELD_NUMBER: _builtins.int
+    INCLUDE_LOGPROBS_FIELD_NUMBER: _builtins.int
     strategy: _builtins.str
     """The voting rule's name; empty means the ensemble's."""
     ignore_calibration: _builtins.bool
@@ -67,6 +68,10 @@ class VoteOptions(_message.Message):
     """
     include_record: _builtins.bool
     """Asks for the response's record."""
+    include_logprobs: _builtins.bool
+    """Asks for the log-probability of every text, also where nothing depends on it: of a panel of one, and where the text
+    that begins first is the answer. Members may leave it out there, which takes less of their time; a record has it.
+    """
     @_builtins.property
     def panel(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The members to ask; empty means all of the ensemble. No duplicates."""
@@ -83,10 +88,11 @@ class VoteOptions(_message.Message):
         quorum: _vote_pb2.Quorum | None = ...,
         ignore_calibration: _builtins.bool = ...,
         include_record: _builtins.bool = ...,
+        include_logprobs: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["quorum", b"quorum"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["ignore_calibration", b"ignore_calibration", "include_record", b"include_record", "panel", b"panel", "quorum", b"quorum", "strategy", b"strategy"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ignore_calibration", b"ignore_calibration", "include_logprobs", b"include_logprobs", "include_record", b"include_record", "panel", b"panel", "quorum", b"quorum", "strategy", b"strategy"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -26,43 +26,43 @@ from ensemble.v1 import generation_pb2 as ensemble_dot_v1_dot_generation__pb2
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n ensemble/v1/member_service.proto\x12\x0b\x65nsemble.v1\x1a\x1c\x65nsemble/v1/generation.proto\x1a\x1egoogle/protobuf/duration.proto\"l\n\x0f\x43ompleteRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0e\n\x06prompt\x18\x02 \x01(\t\x12\x35\n\nparameters\x18\x03 \x01(\x0b\x32!.ensemble.v1.GenerationParameters\"\x95\x01\n\x10\x43ompleteResponse\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x30\n\rfinish_reason\x18\x02 \x01(\x0e\x32\x19.ensemble.v1.FinishReason\x12\x15\n\rprompt_tokens\x18\x03 \x01(\x03\x12\x19\n\x11\x63ompletion_tokens\x18\x04 \x01(\x03\x12\x0f\n\x07logprob\x18\x05 \x01(\x01\"F\n\x15StreamCompleteRequest\x12-\n\x07request\x18\x01 \x01(\x0b\x32\x1c.ensemble.v1.CompleteRequest\"F\n\x16StreamCompleteResponse\x12,\n\x05piece\x18\x01 \x01(\x0b\x32\x1d.ensemble.v1.CompleteResponse\"C\n\x0cScoreRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0e\n\x06prompt\x18\x02 \x01(\t\x12\x0f\n\x07\x63hoices\x18\x03 \x03(\t\"O\n\rScoreResponse\x12\x10\n\x08logprobs\x18\x01 \x03(\x01\x12\x15\n\rchoice_tokens\x18\x02 \x03(\x03\x12\x15\n\rprompt_tokens\x18\x03 \x01(\x03\"?\n\x10ScoreManyRequest\x12+\n\x08requests\x18\x01 \x03(\x0b\x32\x19.ensemble.v1.ScoreRequest\"@\n\x11ScoreManyResponse\x12+\n\x08outcomes\x18\x01 \x03(\x0b\x32\x19.ensemble.v1.ScoreOutcome\"[\n\x0cScoreOutcome\x12*\n\x06scores\x18\x01 \x01(\x0b\x32\x1a.ensemble.v1.ScoreResponse\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x0f\n\x07problem\x18\x03 \x01(\t\"1\n\x0c\x45mbedRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05texts\x18\x02 \x03(\t\"V\n\rEmbedResponse\x12.\n\nembeddings\x18\x01 \x03(\x0b\x32\x1a.ensemble.v1.TextEmbedding\x12\x15\n\rprompt_tokens\x18\x02 \x01(\x03\"\x1f\n\rTextEmbedding\x12\x0e\n\x06values\x18\x01 \x03(\x02\"\x11\n\x0fGetStatsRequest\";\n\x10GetStatsResponse\x12\'\n\x05stats\x18\x01 \x01(\x0b\x32\x18.ensemble.v1.EngineStats\"\x87\x03\n\x0b\x45ngineStats\x12\x15\n\rrunning_count\x18\x01 \x01(\x03\x12\x15\n\rwaiting_count\x18\x02 \x01(\x03\x12\x16\n\x0e\x66inished_count\x18\x03 \x01(\x03\x12\x15\n\raborted_count\x18\x04 \x01(\x03\x12\x15\n\rprompt_tokens\x18\x05 \x01(\x03\x12\x19\n\x11\x63ompletion_tokens\x18\x06 \x01(\x03\x12\x16\n\x0e\x61\x62orted_tokens\x18\x07 \x01(\x03\x12\x12\n\nstep_count\x18\x08 \x01(\x03\x12\x11\n\tmax_batch\x18\t \x01(\x03\x12\x1a\n\x12max_steps_to_abort\x18\n \x01(\x03\x12\x15\n\rstarted_count\x18\x0b \x01(\x03\x12-\n\nqueue_time\x18\x0c \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x1c\n\x14\x63\x61\x63hed_prompt_tokens\x18\r \x01(\x03\x12\x13\n\x0b\x63\x61\x63he_share\x18\x0e \x01(\x01\x12\x15\n\rbatched_count\x18\x0f \x01(\x03\x32\xca\x03\n\rMemberService\x12G\n\x08\x43omplete\x12\x1c.ensemble.v1.CompleteRequest\x1a\x1d.ensemble.v1.CompleteResponse\x12[\n\x0eStreamComplete\x12\".ensemble.v1.StreamCompleteRequest\x1a#.ensemble.v1.StreamCompleteResponse0\x01\x12>\n\x05Score\x12\x19.ensemble.v1.ScoreRequest\x1a\x1a.ensemble.v1.ScoreResponse\x12J\n\tScoreMany\x12\x1d.ensemble.v1.ScoreManyRequest\x1a\x1e.ensemble.v1.ScoreManyResponse\x12>\n\x05\x45mbed\x12\x19.ensemble.v1.EmbedRequest\x1a\x1a.ensemble.v1.EmbedResponse\x12G\n\x08GetStats\x12\x1c.ensemble.v1.GetStatsRequest\x1a\x1d.ensemble.v1.GetStatsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n ensemble/v1/member_service.proto\x12\x0b\x65nsemble.v1\x1a\x1c\x65nsemble/v1/generation.proto\x1a\x1egoogle/protobuf/duration.proto\"\x9a\x01\n\x0f\x43ompleteRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0e\n\x06prompt\x18\x02 \x01(\t\x12\x35\n\nparameters\x18\x03 \x01(\x0b\x32!.ensemble.v1.GenerationParameters\x12\x1a\n\rneeds_logprob\x18\x04 \x01(\x08H\x00\x88\x01\x01\x42\x10\n\x0e_needs_logprob\"\xac\x01\n\x10\x43ompleteResponse\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x30\n\rfinish_reason\x18\x02 \x01(\x0e\x32\x19.ensemble.v1.FinishReason\x12\x15\n\rprompt_tokens\x18\x03 \x01(\x03\x12\x19\n\x11\x63ompletion_tokens\x18\x04 \x01(\x03\x12\x0f\n\x07logprob\x18\x05 \x01(\x01\x12\x15\n\rlacks_logprob\x18\x06 \x01(\x08\"F\n\x15StreamCompleteRequest\x12-\n\x07request\x18\x01 \x01(\x0b\x32\x1c.ensemble.v1.CompleteRequest\"F\n\x16StreamCompleteResponse\x12,\n\x05piece\x18\x01 \x01(\x0b\x32\x1d.ensemble.v1.CompleteResponse\"C\n\x0cScoreRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0e\n\x06prompt\x18\x02 \x01(\t\x12\x0f\n\x07\x63hoices\x18\x03 \x03(\t\"O\n\rScoreResponse\x12\x10\n\x08logprobs\x18\x01 \x03(\x01\x12\x15\n\rchoice_tokens\x18\x02 \x03(\x03\x12\x15\n\rprompt_tokens\x18\x03 \x01(\x03\"?\n\x10ScoreManyRequest\x12+\n\x08requests\x18\x01 \x03(\x0b\x32\x19.ensemble.v1.ScoreRequest\"@\n\x11ScoreManyResponse\x12+\n\x08outcomes\x18\x01 \x03(\x0b\x32\x19.ensemble.v1.ScoreOutcome\"[\n\x0cScoreOutcome\x12*\n\x06scores\x18\x01 \x01(\x0b\x32\x1a.ensemble.v1.ScoreResponse\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x0f\n\x07problem\x18\x03 \x01(\t\"1\n\x0c\x45mbedRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05texts\x18\x02 \x03(\t\"V\n\rEmbedResponse\x12.\n\nembeddings\x18\x01 \x03(\x0b\x32\x1a.ensemble.v1.TextEmbedding\x12\x15\n\rprompt_tokens\x18\x02 \x01(\x03\"\x1f\n\rTextEmbedding\x12\x0e\n\x06values\x18\x01 \x03(\x02\"\x11\n\x0fGetStatsRequest\";\n\x10GetStatsResponse\x12\'\n\x05stats\x18\x01 \x01(\x0b\x32\x18.ensemble.v1.EngineStats\"\x87\x03\n\x0b\x45ngineStats\x12\x15\n\rrunning_count\x18\x01 \x01(\x03\x12\x15\n\rwaiting_count\x18\x02 \x01(\x03\x12\x16\n\x0e\x66inished_count\x18\x03 \x01(\x03\x12\x15\n\raborted_count\x18\x04 \x01(\x03\x12\x15\n\rprompt_tokens\x18\x05 \x01(\x03\x12\x19\n\x11\x63ompletion_tokens\x18\x06 \x01(\x03\x12\x16\n\x0e\x61\x62orted_tokens\x18\x07 \x01(\x03\x12\x12\n\nstep_count\x18\x08 \x01(\x03\x12\x11\n\tmax_batch\x18\t \x01(\x03\x12\x1a\n\x12max_steps_to_abort\x18\n \x01(\x03\x12\x15\n\rstarted_count\x18\x0b \x01(\x03\x12-\n\nqueue_time\x18\x0c \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x1c\n\x14\x63\x61\x63hed_prompt_tokens\x18\r \x01(\x03\x12\x13\n\x0b\x63\x61\x63he_share\x18\x0e \x01(\x01\x12\x15\n\rbatched_count\x18\x0f \x01(\x03\x32\xca\x03\n\rMemberService\x12G\n\x08\x43omplete\x12\x1c.ensemble.v1.CompleteRequest\x1a\x1d.ensemble.v1.CompleteResponse\x12[\n\x0eStreamComplete\x12\".ensemble.v1.StreamCompleteRequest\x1a#.ensemble.v1.StreamCompleteResponse0\x01\x12>\n\x05Score\x12\x19.ensemble.v1.ScoreRequest\x1a\x1a.ensemble.v1.ScoreResponse\x12J\n\tScoreMany\x12\x1d.ensemble.v1.ScoreManyRequest\x1a\x1e.ensemble.v1.ScoreManyResponse\x12>\n\x05\x45mbed\x12\x19.ensemble.v1.EmbedRequest\x1a\x1a.ensemble.v1.EmbedResponse\x12G\n\x08GetStats\x12\x1c.ensemble.v1.GetStatsRequest\x1a\x1d.ensemble.v1.GetStatsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'ensemble.v1.member_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_COMPLETEREQUEST']._serialized_start=111
-  _globals['_COMPLETEREQUEST']._serialized_end=219
-  _globals['_COMPLETERESPONSE']._serialized_start=222
-  _globals['_COMPLETERESPONSE']._serialized_end=371
-  _globals['_STREAMCOMPLETEREQUEST']._serialized_start=373
-  _globals['_STREAMCOMPLETEREQUEST']._serialized_end=443
-  _globals['_STREAMCOMPLETERESPONSE']._serialized_start=445
-  _globals['_STREAMCOMPLETERESPONSE']._serialized_end=515
-  _globals['_SCOREREQUEST']._serialized_start=517
-  _globals['_SCOREREQUEST']._serialized_end=584
-  _globals['_SCORERESPONSE']._serialized_start=586
-  _globals['_SCORERESPONSE']._serialized_end=665
-  _globals['_SCOREMANYREQUEST']._serialized_start=667
-  _globals['_SCOREMANYREQUEST']._serialized_end=730
-  _globals['_SCOREMANYRESPONSE']._serialized_start=732
-  _globals['_SCOREMANYRESPONSE']._serialized_end=796
-  _globals['_SCOREOUTCOME']._serialized_start=798
-  _globals['_SCOREOUTCOME']._serialized_end=889
-  _globals['_EMBEDREQUEST']._serialized_start=891
-  _globals['_EMBEDREQUEST']._serialized_end=940
-  _globals['_EMBEDRESPONSE']._serialized_start=942
-  _globals['_EMBEDRESPONSE']._serialized_end=1028
-  _globals['_TEXTEMBEDDING']._serialized_start=1030
-  _globals['_TEXTEMBEDDING']._serialized_end=1061
-  _globals['_GETSTATSREQUEST']._serialized_start=1063
-  _globals['_GETSTATSREQUEST']._serialized_end=1080
-  _globals['_GETSTATSRESPONSE']._serialized_start=1082
-  _globals['_GETSTATSRESPONSE']._serialized_end=1141
-  _globals['_ENGINESTATS']._serialized_start=1144
-  _globals['_ENGINESTATS']._serialized_end=1535
-  _globals['_MEMBERSERVICE']._serialized_start=1538
-  _globals['_MEMBERSERVICE']._serialized_end=1996
+  _globals['_COMPLETEREQUEST']._serialized_start=112
+  _globals['_COMPLETEREQUEST']._serialized_end=266
+  _globals['_COMPLETERESPONSE']._serialized_start=269
+  _globals['_COMPLETERESPONSE']._serialized_end=441
+  _globals['_STREAMCOMPLETEREQUEST']._serialized_start=443
+  _globals['_STREAMCOMPLETEREQUEST']._serialized_end=513
+  _globals['_STREAMCOMPLETERESPONSE']._serialized_start=515
+  _globals['_STREAMCOMPLETERESPONSE']._serialized_end=585
+  _globals['_SCOREREQUEST']._serialized_start=587
+  _globals['_SCOREREQUEST']._serialized_end=654
+  _globals['_SCORERESPONSE']._serialized_start=656
+  _globals['_SCORERESPONSE']._serialized_end=735
+  _globals['_SCOREMANYREQUEST']._serialized_start=737
+  _globals['_SCOREMANYREQUEST']._serialized_end=800
+  _globals['_SCOREMANYRESPONSE']._serialized_start=802
+  _globals['_SCOREMANYRESPONSE']._serialized_end=866
+  _globals['_SCOREOUTCOME']._serialized_start=868
+  _globals['_SCOREOUTCOME']._serialized_end=959
+  _globals['_EMBEDREQUEST']._serialized_start=961
+  _globals['_EMBEDREQUEST']._serialized_end=1010
+  _globals['_EMBEDRESPONSE']._serialized_start=1012
+  _globals['_EMBEDRESPONSE']._serialized_end=1098
+  _globals['_TEXTEMBEDDING']._serialized_start=1100
+  _globals['_TEXTEMBEDDING']._serialized_end=1131
+  _globals['_GETSTATSREQUEST']._serialized_start=1133
+  _globals['_GETSTATSREQUEST']._serialized_end=1150
+  _globals['_GETSTATSRESPONSE']._serialized_start=1152
+  _globals['_GETSTATSRESPONSE']._serialized_end=1211
+  _globals['_ENGINESTATS']._serialized_start=1214
+  _globals['_ENGINESTATS']._serialized_end=1605
+  _globals['_MEMBERSERVICE']._serialized_start=1608
+  _globals['_MEMBERSERVICE']._serialized_end=2066
 # @@protoc_insertion_point(module_scope)

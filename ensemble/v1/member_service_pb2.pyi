@@ -29,10 +29,15 @@ class CompleteRequest(_message.Message):
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     PROMPT_FIELD_NUMBER: _builtins.int
     PARAMETERS_FIELD_NUMBER: _builtins.int
+    NEEDS_LOGPROB_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """The request's name, the same on every member."""
     prompt: _builtins.str
     """The prompt."""
+    needs_logprob: _builtins.bool
+    """Whether somebody reads the completion's log-probability; unset is true. An engine that saves work without it may
+    leave it out.
+    """
     @_builtins.property
     def parameters(self) -> _generation_pb2.GenerationParameters:
         """How the completion is drawn."""
@@ -43,12 +48,15 @@ class CompleteRequest(_message.Message):
         request_id: _builtins.str = ...,
         prompt: _builtins.str = ...,
         parameters: _generation_pb2.GenerationParameters | None = ...,
+        needs_logprob: _builtins.bool | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["parameters", b"parameters"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_needs_logprob", b"_needs_logprob", "needs_logprob", b"needs_logprob", "parameters", b"parameters"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["parameters", b"parameters", "prompt", b"prompt", "request_id", b"request_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_needs_logprob", b"_needs_logprob", "needs_logprob", b"needs_logprob", "parameters", b"parameters", "prompt", b"prompt", "request_id", b"request_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__needs_logprob: _TypeAlias = _typing.Literal["needs_logprob"]  # noqa: Y015
+    _WhichOneofArgType__needs_logprob: _TypeAlias = _typing.Literal["_needs_logprob", b"_needs_logprob"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__needs_logprob) -> _WhichOneofReturnType__needs_logprob | None: ...
 
 Global___CompleteRequest: _TypeAlias = CompleteRequest  # noqa: Y015
 
@@ -63,6 +71,7 @@ class CompleteResponse(_message.Message):
     PROMPT_TOKENS_FIELD_NUMBER: _builtins.int
     COMPLETION_TOKENS_FIELD_NUMBER: _builtins.int
     LOGPROB_FIELD_NUMBER: _builtins.int
+    LACKS_LOGPROB_FIELD_NUMBER: _builtins.int
     text: _builtins.str
     """The completion."""
     finish_reason: _generation_pb2.FinishReason.ValueType
@@ -73,6 +82,8 @@ class CompleteResponse(_message.Message):
     """Tokens of the completion."""
     logprob: _builtins.float
     """Sum of the tokens' log-probabilities (natural logarithm)."""
+    lacks_logprob: _builtins.bool
+    """Whether the log-probability was left out, as the request allowed; then logprob is 0 and says nothing."""
     def __init__(
         self,
         *,
@@ -81,10 +92,11 @@ class CompleteResponse(_message.Message):
         prompt_tokens: _builtins.int = ...,
         completion_tokens: _builtins.int = ...,
         logprob: _builtins.float = ...,
+        lacks_logprob: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["completion_tokens", b"completion_tokens", "finish_reason", b"finish_reason", "logprob", b"logprob", "prompt_tokens", b"prompt_tokens", "text", b"text"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["completion_tokens", b"completion_tokens", "finish_reason", b"finish_reason", "lacks_logprob", b"lacks_logprob", "logprob", b"logprob", "prompt_tokens", b"prompt_tokens", "text", b"text"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -150,7 +150,9 @@ class Ballot(_message.Message):
     text: _builtins.str
     """The completion; unset where choices were given."""
     logprob: _builtins.float
-    """Natural logarithm of the choice's or the text's probability, mean per token; unset when unknown."""
+    """Natural logarithm of the choice's or the text's probability, mean per token; unset when unknown, or when nothing
+    depended on it (see VoteOptions.include_logprobs).
+    """
     prompt_tokens: _builtins.int
     """Tokens of the prompt, as this member counts them."""
     completion_tokens: _builtins.int

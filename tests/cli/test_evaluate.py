@@ -22,7 +22,7 @@ from ensemble.cli.evaluation_run import GrpcAsker, private_spec
 from ensemble.fingerprint import fingerprint
 from ensemble.rpc.client import AsyncEnsembleClient
 from ensemble.spec_file import load_spec
-from ensemble.voting.ballot import Abstention
+from ensemble.voting.ballot import Abstention, Ballot
 from tests.calibration.evaluations import item_set, manifest_of
 from tests.cli.specs import write_spec
 from tests.rpc.systems import build_echo, endpoint_running
@@ -290,3 +290,11 @@ async def test_only_the_members_that_are_missing_are_asked() -> None:
 
     assert [vote.member for vote in votes] == ["b"]
     assert finished == {"a": 0, "b": 1, "c": 0}
+
+
+async def test_a_text_that_is_asked_of_one_member_alone_has_its_log_probability_all_the_same() -> None:
+    item = LabelledItem(item_id="q", prompt="a b", reference="a")
+    async with endpoint_running() as running, AsyncEnsembleClient(running.address) as client:
+        votes = [vote async for vote in GrpcAsker(client, "default").ask(item, ("b",))]
+
+    assert [vote.logprob for vote in votes if isinstance(vote, Ballot)] == [pytest.approx(-math.log(2.0))]

@@ -29,7 +29,13 @@ VLLM = pytest.param("vllm", marks=[pytest.mark.vllm, NEEDS_VLLM])
 def subject(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Subject:
     """Give every engine in turn."""
     if request.param == "echo":
-        return Subject(checkpoint="", config=echo_config, long_prompt="w3 " * MANY_TOKENS, counts_blocks=False)
+        return Subject(
+            checkpoint="",
+            config=echo_config,
+            long_prompt="w3 " * MANY_TOKENS,
+            counts_blocks=False,
+            gives_unneeded_logprobs=False,
+        )
     if request.param in FUSED:
         folder = tmp_path_factory.mktemp(request.param)
         checkpoint, other = save_random_llama(folder / "llama"), save_random_gemma(folder / "gemma")

@@ -36,6 +36,7 @@ class Subject:
     has_embeddings: bool = True
     counts_blocks: bool = True
     """Whether ``cache_share`` tells what the cache holds at that moment."""
+    gives_unneeded_logprobs: bool = True
 
     @asynccontextmanager
     async def running(self, *, max_batch: int = 8, max_waiting: int = 64) -> AsyncIterator[Engine]:
@@ -89,6 +90,7 @@ class VllmSubject(Subject):
 
     shared: SharedVllm
     has_embeddings: bool = False
+    gives_unneeded_logprobs: bool = False
 
     @asynccontextmanager
     async def running(self, *, max_batch: int = 8, max_waiting: int = 64) -> AsyncIterator[Engine]:

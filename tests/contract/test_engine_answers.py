@@ -112,6 +112,7 @@ async def test_log_probabilities_are_those_of_a_reference_forward_pass(model: Su
     assert scores.logprobs == pytest.approx(expected, abs=1e-3)
     text = "".join(chunk.text for chunk in chunks)
     assert len(text.split()) == chunks[-1].completion_tokens
+    assert chunks[-1].logprob is not None
     assert chunks[-1].logprob / len(text.split()) == pytest.approx(
         mean_logprob_plainly(model.checkpoint, prompt, text), abs=1e-3
     )

@@ -11,7 +11,7 @@ import pytest_asyncio
 
 from ensemble.engines.prompt_format import PromptFormat
 from ensemble.errors import MemberError
-from ensemble.generation import FinishReason, ScoringRequest
+from ensemble.generation import FinishReason, GenerationParameters, GenerationRequest, ScoringRequest
 from tests.engines.tiny_checkpoints import PARROT_TEXT, save_parrot
 from tests.engines.vllm_runs import (
     HEAD_DIM,
@@ -77,6 +77,23 @@ async def test_logits_that_are_not_numbers_leave_what_runs_beside_them_alone(par
             await read_text(parrot, "#")
 
     assert sound.result() == PARROT_TEXT[1:]
+
+
+@pytest.mark.parametrize("needs_logprob", [True, False])
+@pytest.mark.parametrize("is_streamed", [True, False])
+async def test_logits_that_are_not_numbers_are_an_error_however_a_completion_is_asked_for(
+    parrot: VllmEngine, *, is_streamed: bool, needs_logprob: bool
+) -> None:
+    request = GenerationRequest(
+        request_id="r",
+        prompt="#",
+        parameters=GenerationParameters(max_tokens=4),
+        is_streamed=is_streamed,
+        needs_logprob=needs_logprob,
+    )
+
+    with pytest.raises(MemberError, match="not numbers"):
+        [chunk async for chunk in parrot.generate(request)]
 
 
 async def test_logits_that_are_not_numbers_are_an_error_and_never_a_text_or_a_score(parrot: VllmEngine) -> None:

@@ -137,6 +137,7 @@ class SharedVllm:
             rule=ScoringRule(prompt_format.scoring, prior_prompt=prior_prompt, member="m"),
             eos_tokens=of.eos_tokens,
             max_context=min(config.max_context, of.max_context),
+            tells_nan=of.tells_nan,
         )
 
 

@@ -37,7 +37,7 @@ class FakeMemberClient:
 
     It gives ``probabilities`` (one a choice, or ``probability_by_choice`` whatever the order), ``text`` or ``vectors``
     (one a text), or raises ``error``, once its ``gate`` is open. A stream sends ``text`` word by word; the gate stands
-    before the last word.
+    before the last word. A text has a log-probability only where it is needed.
     """
 
     probabilities: tuple[float, ...] = ()
@@ -81,7 +81,7 @@ class FakeMemberClient:
                 finish_reason=self.finish_reason,
                 prompt_tokens=len(request.prompt.split()),
                 completion_tokens=num_tokens,
-                logprob=LOGPROB_PER_TOKEN * num_tokens,
+                logprob=LOGPROB_PER_TOKEN * num_tokens if request.needs_logprob else None,
             )
 
     async def stream(self, request: GenerationRequest, *, timeout_s: float) -> AsyncGenerator[CompletionChunk]:
@@ -97,7 +97,7 @@ class FakeMemberClient:
                     text=word if is_last else f"{word} ",
                     completion_tokens=num_tokens,
                     prompt_tokens=len(request.prompt.split()),
-                    logprob=LOGPROB_PER_TOKEN * num_tokens,
+                    logprob=LOGPROB_PER_TOKEN * num_tokens if request.needs_logprob else None,
                     finish_reason=self.finish_reason if is_last else None,
                 )
 

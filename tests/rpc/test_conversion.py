@@ -58,12 +58,21 @@ def test_a_question_with_choices_comes_back_as_it_was(
     texts,
 )
 def test_a_members_request_comes_back_as_it_was(parameters: GenerationParameters, prompt: str) -> None:
-    request = GenerationRequest(request_id="r", prompt=prompt, parameters=parameters, is_streamed=False)
+    for needs_logprob in (True, False):
+        request = GenerationRequest(
+            request_id="r", prompt=prompt, parameters=parameters, is_streamed=False, needs_logprob=needs_logprob
+        )
 
-    raw = convert_member.generation_request_to_wire(request).SerializeToString()
+        raw = convert_member.generation_request_to_wire(request).SerializeToString()
 
-    wire = member_service_pb2.CompleteRequest.FromString(raw)
-    assert convert_member.generation_request_from_wire(wire, is_streamed=False) == request
+        wire = member_service_pb2.CompleteRequest.FromString(raw)
+        assert convert_member.generation_request_from_wire(wire, is_streamed=False) == request
+
+
+def test_a_router_that_does_not_know_the_question_needs_log_probabilities() -> None:
+    wire = member_service_pb2.CompleteRequest(request_id="r", prompt="p")
+
+    assert convert_member.generation_request_from_wire(wire, is_streamed=False).needs_logprob
 
 
 @settings(deadline=None)
@@ -73,7 +82,7 @@ def test_a_members_request_comes_back_as_it_was(parameters: GenerationParameters
         text=texts,
         completion_tokens=counts,
         prompt_tokens=counts,
-        logprob=numbers,
+        logprob=st.none() | numbers,
         finish_reason=st.none() | st.sampled_from(FinishReason),
     )
 )

@@ -106,6 +106,7 @@ options = st.builds(
     quorum=quorum_overrides,
     ignore_calibration=st.booleans(),
     include_record=st.booleans(),
+    include_logprobs=st.booleans(),
 )
 overrides = st.builds(
     ParameterOverrides,
