@@ -5,24 +5,26 @@ Axes: B a batch of one, W windows, T tokens, D hidden width.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
 from ensemble.compression.decoder_parts import Part, find_decoder_parts
+from ensemble.compression.layer_walk import record_calls, take_inputs
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import Tensor
     from transformers import PreTrainedModel
 
 
 class DecoderStream:
     """The residual stream of every window at one place of a decoder; it moves on by one sublayer at a time."""
 
+    @torch.inference_mode()
     def __init__(self, model: PreTrainedModel, windows_WT: Tensor, step: str) -> None:
         self.layers = find_decoder_parts(model, step)
-        self._arguments = _read_arguments(model, windows_WT[0])
-        self.stream_WTD = torch.stack([_embed(model, tokens_T) for tokens_T in windows_WT])
+        self._arguments = [arguments for _, arguments in record_calls(model, model.model.layers, windows_WT[0])]
+        self.stream_WTD = torch.cat([take_inputs(model, model.model.layers[0], tokens_T) for tokens_T in windows_WT])
 
     @torch.inference_mode()
     def run(self, index: int, part: Part, *, inputs_WTI: Tensor | None = None) -> Tensor:
@@ -59,43 +61,3 @@ class DecoderStream:
         else:
             output_BTD = layer.mlp(layer.before_mlp(stream_BTD))
         return output_BTD
-
-
-class _Reached(Exception):  # noqa: N818 - no error: it ends a forward pass whose rest is not needed
-    """The first layer was reached."""
-
-
-@torch.inference_mode()
-def _embed(model: PreTrainedModel, tokens_T: Tensor) -> Tensor:
-    """Give what goes into the first layer, whatever a model does before it."""
-    caught: list[Tensor] = []
-
-    def catch(_layer: nn.Module, args: tuple[Any, ...]) -> None:
-        caught.append(args[0][0])
-        raise _Reached
-
-    hook = model.model.layers[0].register_forward_pre_hook(catch)
-    try:
-        model.model(tokens_T[None], use_cache=False)
-    except _Reached:
-        pass
-    finally:
-        hook.remove()
-    return caught[0].clone()
-
-
-@torch.inference_mode()
-def _read_arguments(model: PreTrainedModel, tokens_T: Tensor) -> list[dict[str, Any]]:
-    """Give what each layer's attention is told beside the stream: masks and positions, the same for every window."""
-    arguments: list[dict[str, Any]] = []
-
-    def read(_layer: nn.Module, _args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        arguments.append({name: value for name, value in kwargs.items() if name != "use_cache"})
-
-    hooks = [layer.register_forward_pre_hook(read, with_kwargs=True) for layer in model.model.layers]
-    try:
-        model.model(tokens_T[None], use_cache=False)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return arguments

@@ -109,8 +109,8 @@ def walk_layers(model: PreTrainedModel, windows_WT: Tensor, *, step: str, on_pha
         ConfigError: the model has no plain stack of decoder layers.
     """
     layers = find_decoder_layers(model, step)
-    others_by_layer = _record_calls(model, layers, windows_WT[0])
-    hidden_by_window = tuple(_take_inputs(model, layers[0], tokens_T) for tokens_T in windows_WT)
+    others_by_layer = record_calls(model, layers, windows_WT[0])
+    hidden_by_window = tuple(take_inputs(model, layers[0], tokens_T) for tokens_T in windows_WT)
     for index, (layer, others) in enumerate(zip(layers, others_by_layer, strict=True)):
         on_phase(f"walk {step}", index / len(layers))
         walked = WalkedLayer(name=f"{_PREFIX}.{index}", module=layer, hidden_by_window=hidden_by_window, others=others)
@@ -118,7 +118,7 @@ def walk_layers(model: PreTrainedModel, windows_WT: Tensor, *, step: str, on_pha
         hidden_by_window = walked.run()
 
 
-def _record_calls(
+def record_calls(
     model: PreTrainedModel, layers: nn.ModuleList, tokens_T: Tensor
 ) -> list[tuple[tuple[Any, ...], dict[str, Any]]]:
     """Give what each layer is called with beside its hidden states."""
@@ -136,7 +136,7 @@ def _record_calls(
     return calls
 
 
-def _take_inputs(model: PreTrainedModel, first: nn.Module, tokens_T: Tensor) -> Tensor:
+def take_inputs(model: PreTrainedModel, first: nn.Module, tokens_T: Tensor) -> Tensor:
     """Give what the first layer gets for a window."""
     taken: list[Tensor] = []
 

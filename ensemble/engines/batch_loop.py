@@ -35,6 +35,10 @@ Chosen = TypeVar("Chosen", bound=Job)
 Results = TypeVar("Results")
 
 
+class PassAbandonedError(Exception):
+    """A pass that nobody waits for any more was left between two layers."""
+
+
 @dataclass(slots=True, kw_only=True)
 class LoadedModel:
     """What the loop runs; everything about one checkpoint."""
@@ -53,9 +57,9 @@ class BatchLoop:
     """Owns the model while it serves.
 
     A turn of the loop runs at most one pass of each kind: prompts, short scorings, a long scoring, embeddings, one
-    decoding step. RoomTurns says who gets room in the cache. So nobody starves, and an abort is seen before every pass.
-    A pass that fails fails its own requests; PassFaults says when it ends the engine. ``deliver`` is called from the
-    engine's thread.
+    decoding step. RoomTurns says who gets room in the cache. So nobody starves, and an abort is seen before every pass,
+    and in it where all its requests are aborted. A pass that fails fails its own requests; PassFaults says when it ends
+    the engine. ``deliver`` is called from the engine's thread.
     """
 
     model: LoadedModel
@@ -69,6 +73,7 @@ class BatchLoop:
     _probe: CacheProbe = field(init=False)
     _faults: PassFaults = field(init=False)
     _deliveries: Deliveries = field(default_factory=list)
+    _in_pass: Sequence[Job] = ()
 
     def __post_init__(self) -> None:
         model, limits, passes = self.model, self.model.limits, self.model.passes
@@ -78,6 +83,7 @@ class BatchLoop:
         self._room = RoomTurns([self._batch, *self._readings.room_claimants])
         self._probe = CacheProbe(passes, self._cache, member=model.member)
         self._faults = PassFaults(model.member, self._probe.check)
+        self._cache.watch(self._check_awaited)
 
     @torch.inference_mode()
     def allocate(self) -> None:
@@ -122,22 +128,38 @@ class BatchLoop:
     ) -> None:
         self._drop_aborted()
         if jobs := choose():
+            self._in_pass = jobs
+            self._cache.begin_pass()
             try:
                 results = read(jobs)
+            except PassAbandonedError:
+                self._abandon_pass(jobs)
             except Exception as error:  # noqa: BLE001 whatever a model raises goes to these requests
                 self._fail_pass(jobs, error)
             else:
                 self._faults.note_success()
                 self._count_pass(jobs)
                 accept(results)
+            finally:
+                self._in_pass = ()
         self._flush()
+
+    def _check_awaited(self) -> None:
+        if self._in_pass and all(job.is_aborted for job in self._in_pass):
+            raise PassAbandonedError
+
+    def _abandon_pass(self, jobs: Sequence[Job]) -> None:
+        """Drop aborted requests in the middle of their pass: nobody will see whether what it wrote were numbers."""
+        self._cache.wipe_pass()
+        self._drop(jobs)
+        for job in jobs:
+            self._leave_aborted(job)
 
     def _fail_pass(self, jobs: Sequence[Job], error: Exception) -> None:
         fault = self._faults.note_failure(error)
         for job in jobs:
             job.is_broken = True
-        self._batch.drop(jobs)
-        self._readings.drop(jobs)
+        self._drop(jobs)
         for job in jobs:
             if job.is_aborted:
                 self._leave_aborted(job)
@@ -145,6 +167,10 @@ class BatchLoop:
                 self._leave(job, fault)
         self._flush()
         self._faults.check_model()
+
+    def _drop(self, jobs: Sequence[Job]) -> None:
+        self._batch.drop(jobs)
+        self._readings.drop(jobs)
 
     def _take_waiting(self) -> None:
         for job in self.inbox.take_generations(self._batch.num_free):
@@ -189,8 +215,7 @@ class BatchLoop:
             return
         # Each flag is read once: the event loop may set it at any moment, and then it sets the inbox's again.
         gone = [job for job in self._jobs() if job.is_aborted]
-        self._batch.drop(gone)
-        self._readings.drop(gone)
+        self._drop(gone)
         for job in (*waiting, *gone):
             self._leave_aborted(job)
 

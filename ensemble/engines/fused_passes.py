@@ -44,6 +44,24 @@ class FusedCache(PagedCache):
         """What is allocated; 0 before the first forward pass."""
         return super().num_bytes + sum(other.num_bytes for other in self._others)
 
+    def watch(self, check: Callable[[], None]) -> None:
+        """Call this in every layer of every checkpoint."""
+        super().watch(check)
+        for other in self._others:
+            other.watch(check)
+
+    def begin_pass(self) -> None:
+        """Forget what the last pass wrote to every cache."""
+        super().begin_pass()
+        for other in self._others:
+            other.begin_pass()
+
+    def wipe_pass(self) -> None:
+        """Zero what was written to every cache since the pass began."""
+        super().wipe_pass()
+        for other in self._others:
+            other.wipe_pass()
+
     def wipe(self, blocks: Sequence[int]) -> None:
         """Zero these blocks in every cache."""
         super().wipe(blocks)

@@ -30,7 +30,7 @@ class Job:
     """One request under way.
 
     ``outcomes`` is touched by the event loop only and holds at most a chunk a token. ``is_aborted`` is set by the
-    event loop and read by the engine's thread before each forward pass; everything else belongs to that thread.
+    event loop and read by the engine's thread before and in each forward pass; everything else belongs to that thread.
     """
 
     outcomes: asyncio.Queue[Outcome] = field(default_factory=asyncio.Queue)

@@ -18,7 +18,7 @@ from transformers.cache_utils import Cache, CacheLayerMixin
 from ensemble.engines.block_pool import BLOCK_TOKENS, BlockPool, CacheRow, chain_keys
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
 
 @dataclass(slots=True, kw_only=True)
@@ -28,7 +28,8 @@ class CachePlan:
     ``stored`` indexes the fed tokens that are kept, None for all, and ``write_slots`` says where. ``seen_blocks`` are
     gathered, [rows, blocks]: the ``longest`` first tokens of each row are seen. A single row whose blocks lie side by
     side is seen where it is, from slot ``first_slot`` on. With ``is_step`` what is seen includes the fed tokens;
-    otherwise these are seen behind it.
+    otherwise these are seen behind it. ``written`` has the slots of the whole pass, several of the model's maybe.
+    ``check`` is called in every layer and may end the pass by raising.
     """
 
     stored: torch.Tensor | None = None
@@ -37,6 +38,8 @@ class CachePlan:
     first_slot: int | None = None
     longest: int = 0
     is_step: bool = False
+    written: list[torch.Tensor] = field(default_factory=list)
+    check: Callable[[], None] = lambda: None
 
 
 class PagedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
@@ -59,6 +62,7 @@ class PagedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Write the new keys and values (BHQD); return those that the pass sees (BHKD)."""
         del args, kwargs
+        self._plan.check()
         if self.keys is None:
             self.lazy_initialization(key_states, value_states)
         keys, values = cast("torch.Tensor", self.keys), cast("torch.Tensor", self.values)
@@ -69,6 +73,12 @@ class PagedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
         for storage_SHD in (self.keys, self.values):
             if storage_SHD is not None:
                 storage_SHD.view(self._num_blocks, -1).index_fill_(0, block_N.to(storage_SHD.device), 0)
+
+    def wipe_slots(self, slot_N: torch.Tensor) -> None:
+        """Zero these slots."""
+        for storage_SHD in (self.keys, self.values):
+            if storage_SHD is not None:
+                storage_SHD.index_fill_(0, slot_N, 0)
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         """Give the number of keys seen and their offset."""
@@ -137,6 +147,20 @@ class PagedCache(Cache):
         """What is allocated; 0 before the first forward pass. On a CPU it takes memory only where it is written to."""
         return sum(t.nbytes for layer in self._paged_layers for t in (layer.keys, layer.values) if t is not None)
 
+    def watch(self, check: Callable[[], None]) -> None:
+        """Call this in every layer of every pass; what it raises ends the pass."""
+        self._plan.check = check
+
+    def begin_pass(self) -> None:
+        """Forget what the last pass wrote."""
+        self._plan.written.clear()
+
+    def wipe_pass(self) -> None:
+        """Zero what was written since the pass began; it need not have reached every layer."""
+        for slot_N in self._plan.written:
+            for layer in self._paged_layers:
+                layer.wipe_slots(slot_N)
+
     def match(self, tokens: Sequence[int]) -> tuple[int, bytes | None]:
         """Give how many first tokens of a prompt are known, and the name of the block that is missing next.
 
@@ -183,6 +207,7 @@ class PagedCache(Cache):
         tables = [blocks + blocks[:1] * (num_blocks - len(blocks)) for blocks in (r.blocks[:num_blocks] for r in rows)]
         plan.stored, plan.is_step = None, True
         plan.write_slots = torch.tensor([row.touch(1)[0] for row in rows], device=device)
+        plan.written.append(plan.write_slots)
         plan.first_slot = tables[0][0] * BLOCK_TOKENS if len(tables) == 1 and _lie_side_by_side(tables[0]) else None
         plan.seen_blocks = torch.tensor(tables, device=device) if plan.first_slot is None else None
         return plan.longest
@@ -195,6 +220,7 @@ class PagedCache(Cache):
         seen = [block for row in rows for block in row.blocks_of(row.num_tokens)]
         plan.stored, plan.is_step, plan.first_slot = torch.tensor(stored, dtype=torch.long, device=device), False, None
         plan.write_slots = torch.tensor(slots, dtype=torch.long, device=device)
+        plan.written.append(plan.write_slots)
         plan.seen_blocks = torch.tensor([seen], device=device) if seen else None
         plan.longest = len(seen) * BLOCK_TOKENS
 

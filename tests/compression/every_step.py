@@ -21,6 +21,7 @@ CLASSES: tuple[type[Step], ...] = tuple(
 OPTIONS_BY_TYPE: dict[str, dict[str, Any]] = {
     "llm_compressor": {"modifiers": [{"name": "GPTQModifier", "options": {"scheme": "W4A16", "ignore": ["lm_head"]}}]},
     "prune_layers": {"num_layers": 1},
+    "prune_width": {"width": 48, "multiple_of": 16},
 }
 """Of a step that wants options, or whose defaults are for larger models."""
 NAMES = tuple(str(step.model_fields["type"].default) for step in CLASSES)

@@ -132,6 +132,7 @@ async def test_a_request_beyond_the_queue_is_refused_and_the_others_are_served(
         with pytest.raises(MemberBusyError):
             await engine.score(ask("w3"))
         inside[1].cancel()
+        await asyncio.wait(inside[1:])
         may_read.set()
         scores = await inside[0]
         await engine.score(ask("w4"))

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
 from ensemble.engines.block_pool import BLOCK_TOKENS, CacheRow
+from ensemble.engines.fused_passes import FusedCache
 from ensemble.engines.paged_cache import PagedCache
 
 HEADS, HEAD_SIZE, LAYERS = 2, 4, 3
@@ -42,6 +45,11 @@ def _seen(cache: PagedCache, row: CacheRow) -> list[float]:
     assert torch.equal(keys, -values)
     assert keys.shape[2] == longest
     return keys[0, 1, :, 0].tolist()
+
+
+def _storages(cache: PagedCache) -> list[torch.Tensor]:
+    layers: Any = cache.layers
+    return [storage for layer in layers for storage in (layer.keys, layer.values)]
 
 
 def test_a_row_is_seen_as_it_was_written_whatever_blocks_it_has() -> None:
@@ -178,3 +186,36 @@ def test_a_single_row_whose_blocks_lie_side_by_side_is_seen_without_a_copy() -> 
 
     assert seen == [*values, 99.0]
     assert keys[0, 0, :, 0].tolist() == [*values, 97.0]
+
+
+def test_what_a_pass_that_was_left_has_written_is_zeroed_and_nothing_else_is() -> None:
+    cache = _cache()
+    kept, row = _open(cache, 4), _open(cache, 4)
+    _fill(cache, kept, 1.0, 2.0)
+    _fill(cache, row, 5.0)
+
+    cache.begin_pass()
+    _fill(cache, row, float("nan"), float("nan"))
+    cache.plan_step([kept], CPU)
+    cache.update(_states(float("nan")), _states(float("nan")), 0)
+    cache.wipe_pass()
+
+    assert all(bool(storage.isfinite().all()) for storage in _storages(cache))
+    assert _seen(cache, kept) == [1.0, 2.0, 99.0]
+    row.num_tokens = 1
+    assert _seen(cache, row) == [5.0, 99.0]
+
+
+def test_a_pass_that_was_left_is_zeroed_in_the_cache_of_every_fused_checkpoint() -> None:
+    other = _cache()
+    cache = FusedCache([other], num_layers=LAYERS, num_tokens=6 * BLOCK_TOKENS, reuses_prefixes=False)
+    row = _open(cache, 4)
+
+    cache.begin_pass()
+    for part in cache.parts:
+        _fill(part, row.view(), float("nan"))
+    cache.wipe_pass()
+
+    stored = [storage for part in cache.parts for storage in _storages(part)]
+    assert len(stored) == 2 * 2 * LAYERS
+    assert all(bool((storage == 0).all()) for storage in stored)
