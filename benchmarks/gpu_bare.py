@@ -1,4 +1,4 @@
-"""vLLM alone, as benchmarks/gpu.py measures it beside the whole path."""
+"""vLLM alone, as benchmarks/gpu.py measures it beside the whole path, and gpu_variants.py beside other checkpoints."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ class BareVllm:
             "max_num_seqs": scale.engine["max_batch"],
             "max_model_len": scale.engine["max_context"],
             "disable_log_stats": True,
-            **engine,
             **(on_gpu if scale.half else on_cpu),
+            **engine,
         }
         self._llm = AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments))
 
-    async def measure(self, way: str, scale: Scale, asked_for: str) -> tuple[int, float]:
-        """Give the tokens and seconds of all prompts, asked in one of the ways."""
+    async def measure(self, way: str, scale: Scale, asked_for: str, *, busy: bool = True) -> tuple[int, float]:
+        """Give the tokens and seconds of prompts asked in one of the ways: all, many at a time, or a few one by one."""
         from vllm import SamplingParams  # noqa: PLC0415
         from vllm.sampling_params import RequestOutputKind  # noqa: PLC0415
 
@@ -48,17 +48,17 @@ class BareVllm:
             "logprobs": 0 if way == "logprobs" else None,
             "flat_logprobs": way == "logprobs",
         }
-        room = asyncio.Semaphore(scale.num_concurrent)
+        room = asyncio.Semaphore(scale.num_concurrent if busy else 1)
 
         async def complete(number: int, prompt: str) -> int:
-            max_tokens = num_tokens_of(scale, number, busy=True)
+            max_tokens = num_tokens_of(scale, number, busy=busy)
             async with room:
                 parameters = SamplingParams(max_tokens=max_tokens, **options)
                 outputs = self._llm.generate(prompt, parameters, request_id=f"{asked_for}-{number}")
                 return sum([len(output.outputs[0].token_ids) async for output in outputs])
 
         started_s = time.perf_counter()
-        prompts = make_prompts(scale, asked_for)
+        prompts = make_prompts(scale, asked_for)[: None if busy else scale.num_alone]
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(complete(*one)) for one in enumerate(prompts)]
         return sum(task.result() for task in tasks), time.perf_counter() - started_s
