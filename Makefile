@@ -46,7 +46,8 @@ $(VENV)/.installed: pyproject.toml
 	$(BIN)/uv pip install --python $(BIN)/python $(FIND_LINKS) --compile-bytecode -e ".[embedded,calibration,batch,demo,dev,$(VLLM)]"
 	touch $@
 
-# uv is the main environment's; it needs none of its other packages.
+# uv is the main environment's; it needs none of its other packages. llm-compressor works on a GPU where its torch can:
+# PIP_FIND_LINKS= make compress-env takes PyPI's CUDA build.
 $(COMPRESS_VENV)/.installed: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check "uv>=0.9"

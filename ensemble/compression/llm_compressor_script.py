@@ -29,6 +29,7 @@ from compressed_tensors.quantization import QuantizationStrategy, preset_name_to
 from compressed_tensors.utils import match_named_modules
 from llmcompressor import oneshot
 from llmcompressor.core import LifecycleCallbacks, create_session
+from llmcompressor.modeling.moe.linearize import get_non_linearized_moes
 from llmcompressor.modifiers import ModifierFactory
 from llmcompressor.pipelines.cache import IntermediatesCache
 from loguru import logger
@@ -152,6 +153,9 @@ def check(model: Any, modifiers: list[Any]) -> dict[str, Any]:
     Raises:
         RefusedError: the library refuses, a modifier finds no layer, or a layer shares its weight with the embeddings.
     """
+    if len(get_non_linearized_moes(model)):
+        # The library takes experts apart, and gives another model back.
+        raise RefusedError("model", f"a {type(model).__name__} is a mixture of experts", "use another step")
     for index, modifier in enumerate(modifiers):
         field = f"modifiers[{index}].options"
         names = find_touched(model, modifier)

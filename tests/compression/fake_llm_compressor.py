@@ -43,6 +43,9 @@ class _Session:
 def create_session():
     yield _Session()
 """,
+    "llmcompressor/modeling/__init__.py": "",
+    "llmcompressor/modeling/moe/__init__.py": "",
+    "llmcompressor/modeling/moe/linearize.py": "get_non_linearized_moes = lambda model: []",
     "llmcompressor/modifiers.py": """
 class _Modifier:
     requires_calibration_data = True

@@ -63,6 +63,8 @@ done
 compress=$(buildah from "$image:compress")
 containers+=("$compress")
 buildah run --isolation chroot "$compress" -- ensemble compress --help > /dev/null
+# shellcheck disable=SC2016 # the image's own variable
+buildah run --isolation chroot "$compress" -- bash -c '"$ENSEMBLE_COMPRESS_PYTHON" -I -c "import llmcompressor"' > /dev/null
 cpu=$(buildah from "$image:cpu")
 containers+=("$cpu")
 rootfs=$(buildah mount "$cpu")

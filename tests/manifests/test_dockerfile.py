@@ -38,11 +38,12 @@ def problems(text: str) -> list[str]:
         found += target_problems(target, stage(text, target))
     installed = stage(text, "runtime").partition("apt-get install")[2].partition("&&")[0].split()
     found += extras_problems(text)
+    found += compress_problems(text)
     if "useradd --uid 10001 " not in stage(text, "runtime"):
         found.append("there is no user 10001 in the images")
     found += [
         f"{name} takes no further wheels"
-        for name in ("dependencies-cpu", "dependencies-gpu")
+        for name in ("dependencies-cpu", "dependencies-gpu", "dependencies-compress")
         if "ARG FIND_LINKS=" not in stage(text, name) or '--find-links "${FIND_LINKS}"' not in stage(text, name)
     ]
     found += [
@@ -69,6 +70,21 @@ def extras_problems(text: str) -> Iterator[str]:
             yield f"{name} names extras that the project has not: {sorted(unknown)}"
 
 
+def compress_problems(text: str) -> Iterator[str]:
+    """Say what keeps the image that compresses from finding llm-compressor where it says that it is."""
+    named = re.findall(r"^ENV ENSEMBLE_COMPRESS_PYTHON=(\S+)/bin/python$", stage(text, "compress"), re.MULTILINE)
+    built = stage(text, "dependencies-compress")
+    groups = set(re.findall(r"--group ([\w-]+)", built))
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    if groups != {"compress"} or not groups <= project["dependency-groups"].keys():
+        yield f"dependencies-compress has the groups {sorted(groups)}, and the project's is compress"
+    for folder in named or ["/nowhere"]:
+        if f"--python {folder}/bin/python" not in built:
+            yield f"compress says that llm-compressor is in {folder}, and it is not built there"
+        if f"COPY --from=dependencies-compress {folder} {folder}\n" not in stage(text, "compress"):
+            yield f"compress does not take {folder}"
+
+
 def target_problems(target: str, body: str) -> list[str]:
     found = []
     if re.findall(r"^USER (\S+)$", body, re.MULTILINE) != ["10001"]:
@@ -77,7 +93,8 @@ def target_problems(target: str, body: str) -> list[str]:
         found.append(f"{target} has no health check of ours")
     if "ARG PROGRAM=\nRUN --mount" not in body:
         found.append(f"a rebuilt {target} may keep an older program")
-    if body.count("COPY") != 1 or "COPY --from=dependencies" not in body:
+    # Of two environments, one layer each.
+    if body.count("COPY") != (2 if target == "compress" else 1) or "COPY --from=dependencies-" not in body:
         found.append(f"{target} does not take the dependencies as one layer")
     return found
 
@@ -92,6 +109,10 @@ FAULTS: dict[str, Callable[[str], str]] = {
     "wheels for one image": lambda text: text.replace("AS dependencies-gpu\nARG FIND_LINKS=", "AS dependencies-gpu"),
     "wheels that nobody takes": lambda text: text.replace('--find-links "${FIND_LINKS}"', ""),
     "no vLLM": lambda text: text.replace(" --extra vllm", ""),
+    "no llm-compressor": lambda text: text.replace("COPY --from=dependencies-compress", "COPY --from=dependencies-cpu"),
+    "llm-compressor elsewhere": lambda text: text.replace("=/opt/llm-compressor/bin", "=/opt/compress/bin"),
+    "llm-compressor unnamed": lambda text: text.replace("ENV ENSEMBLE_COMPRESS_PYTHON", "ENV COMPRESS_PYTHON"),
+    "an unknown group": lambda text: text.replace("--group compress", "--group compressing"),
     "no revision": lambda text: text.replace("ARG PROGRAM=\n", ""),
     "no wget": lambda text: text.replace(" wget ", " "),
     "sources in the image": lambda text: text.replace("FROM runtime AS cpu\n", "FROM runtime AS cpu\nCOPY . .\n"),
