@@ -187,7 +187,13 @@ def main() -> None:
     if arguments.phase == "write":
         write_variants(scale, weights, variants)
         return
-    for name, value in {**ENVIRONMENT, "VLLM_CPU_OMP_THREADS_BIND": "nobind", "VLLM_CPU_INT4_W4A8": "0"}.items():
+    own = {
+        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+        "VLLM_CPU_INT4_W4A8": "0",
+        # A forked one would have the locks of the threads of the engines before it.
+        "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
+    }
+    for name, value in {**ENVIRONMENT, **own}.items():
         os.environ.setdefault(name, value)  # noqa: TID251 - vLLM reads nothing else
     asyncio.run(take_turns(scale, weights, out, list(variants)))
 

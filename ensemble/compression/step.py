@@ -80,6 +80,10 @@ class Step(BaseModel):
         """Say about how many forward passes of one window the work takes; for the time left alone."""
         return float(num_windows)
 
+    def digest_files(self) -> dict[str, str]:
+        """Digest the files that the options name, on which the result depends as on the options themselves."""
+        return {}
+
     def take(self, model: PreTrainedModel, context: StepContext) -> StepResult:
         """Change the model in place; the same model and context give the same bits.
 

@@ -61,6 +61,7 @@ class VariantRun:
         return {
             "source": self.source.digest,
             "recipe": self.recipe.model_dump(mode="json"),
+            "files": [step.digest_files() for step in self.recipe.steps],
             "calibration": self.text.digest,
             "versions": read_versions(),
         }

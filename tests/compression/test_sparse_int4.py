@@ -13,7 +13,6 @@ from ensemble.checkpoints import load_checkpoint
 from ensemble.checkpoints.int4_linear import Int4Linear
 from ensemble.compression.compress import compress
 from ensemble.compression.recipe import Recipe
-from ensemble.compression.steps.prune_weights import prune_smallest
 from ensemble.errors import CheckpointError, ConfigError
 from tests.checkpoints.tiny_models import build_gemma3, build_llama, build_tokenizer, save
 from tests.engines.tiny_classifiers import bert_config, llama_config, save_classifier
@@ -97,14 +96,6 @@ def test_embeddings_are_pruned_when_they_are_named(tmp_path: Path) -> None:
     assert zero_share(embedding.weight) == pytest.approx(0.5, abs=0.01)
     linears = [layer for layer in model.modules() if isinstance(layer, nn.Linear)]
     assert all(zero_share(layer.weight) < 0.1 for layer in linears)
-
-
-def test_the_smallest_magnitudes_go_and_the_earlier_of_equals() -> None:
-    weight = torch.tensor([[3.0, -0.5, 1.0], [-1.0, 0.25, -4.0]])
-
-    pruned = prune_smallest(weight, 0.5)
-
-    assert pruned.tolist() == [[3.0, 0.0, 0.0], [-1.0, 0.0, -4.0]]
 
 
 def test_the_same_inputs_give_byte_equal_weights(tmp_path: Path) -> None:

@@ -79,6 +79,10 @@ class QuantizeInt4(Step):
             )
         return group_size_by_layer
 
+    def estimate_passes(self, num_windows: int) -> float:
+        """GPTQ reads each window twice, and works about as long on the weights."""
+        return 4.0 * num_windows if self.method == "gptq" else 0.0
+
     @torch.no_grad()
     def take(self, model: PreTrainedModel, context: StepContext) -> StepResult:
         """Put 4-bit layers in place; tell their number and the worst layer's relative error (root mean square)."""
