@@ -69,9 +69,9 @@ class MovementRecorder(TrainerCallback):
             save_file(dict(sorted(tensors.items())), partial / RECORD_FILE)
 
 
-def find_weights(model: nn.Module) -> dict[str, nn.Parameter]:
+def find_weights(model: nn.Module) -> dict[str, Tensor]:
     """Give the weights of linear layers and embeddings by name; of shared ones the first."""
-    weights: dict[str, nn.Parameter] = {}
+    weights: dict[str, Tensor] = {}
     for name, layer in model.named_modules():
         if isinstance(layer, (nn.Linear, nn.Embedding)) and all(layer.weight is not one for one in weights.values()):
             weights[f"{name}.weight"] = layer.weight
