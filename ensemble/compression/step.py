@@ -81,7 +81,7 @@ class Step(BaseModel):
         return float(num_windows)
 
     def digest_files(self) -> dict[str, str]:
-        """Digest the files that the options name, on which the result depends as on the options themselves."""
+        """Digest the files that the options name, on which the result depends as on the options; findings repeat it."""
         return {}
 
     def take(self, model: PreTrainedModel, context: StepContext) -> StepResult:

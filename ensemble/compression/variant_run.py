@@ -79,7 +79,11 @@ class VariantRun:
         except ValueError as error:
             raise ConfigError(str(self.output), "it exists already", "choose another folder, or remove it") from error
         made_of = (report.source_digest, report.recipe, report.calibration_digest)
-        if made_of != (self.source.digest, self.recipe.model_dump(mode="json"), self.text.digest):
+        has_files = all(
+            step.digest_files().items() <= findings.items()
+            for step, findings in zip(self.recipe.steps, report.steps, strict=False)
+        )
+        if not has_files or made_of != (self.source.digest, self.recipe.model_dump(mode="json"), self.text.digest):
             problem = "it exists already, made of another source, recipe or text"
             raise ConfigError(str(self.output), problem, "choose another folder, or remove it")
         return report

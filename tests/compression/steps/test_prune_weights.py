@@ -7,13 +7,15 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 from pydantic import ValidationError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import nn
 
+from ensemble.checkpoints import load_checkpoint
 from ensemble.compression.compress import compress
 from ensemble.compression.movement import RECORD_FILE, find_weights
 from ensemble.compression.recipe import Recipe
 from ensemble.compression.steps.prune_weights import PruneWeights
+from ensemble.compression.steps.quantize_int8 import QuantizeInt8
 from ensemble.compression.zero_choice import choose_in_layer, choose_in_rows
 from ensemble.errors import ConfigError
 from tests.checkpoints.tiny_models import build_gemma3, build_llama, save
@@ -156,20 +158,31 @@ def test_a_record_s_lowest_scores_go_whatever_their_weights(tmp_path: Path) -> N
         assert torch.equal(weight_OI, before[name].masked_fill(gone_OI, 0.0)), name
 
 
-def test_another_record_in_the_same_folder_is_another_compression(tmp_path: Path) -> None:
-    model = build_llama()
-    source = save(model, tmp_path / "source")
-    folder, scores = write_record(model, tmp_path / "record")
-    steps = [{"type": "prune_weights", "score": "movement", "record": str(folder)}]
-    recipe = Recipe.model_validate({"steps": steps})
+def test_another_record_in_the_same_folder_is_another_compression(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = save(build_llama(), tmp_path / "source")
+    folder, scores = write_record(build_llama(), tmp_path / "record")
+    prune = {"type": "prune_weights", "score": "movement", "record": str(folder)}
+    recipe = Recipe.model_validate({"steps": [prune, {"type": "quantize_int8"}]})
 
-    first = compress(source, recipe, tmp_path / "first", cache_dir=tmp_path / "cache")
+    def end(*_args: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(QuantizeInt8, "take", end)
+        with pytest.raises(KeyboardInterrupt):
+            compress(source, recipe, tmp_path / "out", cache_dir=tmp_path / "cache")
     save_file({f"{name}.movement": -score for name, score in scores.items()}, folder / RECORD_FILE)
-    second = compress(source, recipe, tmp_path / "second", cache_dir=tmp_path / "cache")
+    compress(source, recipe, tmp_path / "out", cache_dir=tmp_path / "cache")
 
-    assert first.steps[0]["record_digest"] != second.steps[0]["record_digest"]
-    up_OI, other_OI = (load_file(tmp_path / name / "model.safetensors")[f"{UP}.weight"] for name in ("first", "second"))
-    assert not ((up_OI == 0) & (other_OI == 0)).any()
+    # Where the first record's lowest scores were the second has its highest.
+    model = load_checkpoint(str(tmp_path / "out"), dtype="float32", device="cpu").model
+    up_OI: Any = model.get_submodule(UP).weight
+    assert not ((up_OI != 0) & choose_in_layer(-scores[f"{UP}.weight"], 0.5)).any()
+    save_file({f"{name}.movement": score for name, score in scores.items()}, folder / RECORD_FILE)
+    with pytest.raises(ConfigError, match="made of another source, recipe or text"):
+        compress(source, recipe, tmp_path / "out", cache_dir=tmp_path / "cache")
 
 
 def test_a_step_that_trains_prunes_the_model_as_it_was() -> None:
