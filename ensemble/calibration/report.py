@@ -40,12 +40,12 @@ def render_report(figures: EvaluationFigures) -> str:
     )
 
 
-def render_page(template: str, **content: Any) -> str:
-    """Fill one of this package's templates; what is not marked as safe is escaped."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined  # noqa: PLC0415 - heavy
+def render_page(template: str, *, package: str = "ensemble.calibration", **content: Any) -> str:
+    """Fill a template of this package, or of another one that extends this one's; what is not safe is escaped."""
+    from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined  # noqa: PLC0415 - heavy
 
     environment = Environment(
-        loader=PackageLoader("ensemble.calibration"),
+        loader=ChoiceLoader([PackageLoader(package), PackageLoader("ensemble.calibration")]),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

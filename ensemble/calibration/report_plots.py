@@ -58,17 +58,18 @@ def plot_diversity(figures: SetFigures) -> str:
     size_in = 1.6 + 0.55 * len(names)
     figure, (left, right) = build_figure(_WIDTH_IN, min(size_in, 7.0), columns=2)
     # Brown and green, which colour-blind readers tell apart; 0 is white.
-    _draw_matrix(left, figures.error_correlation, names, colours="PuOr_r", lowest=-1.0)
+    draw_matrix(left, figures.error_correlation, names, colours="PuOr_r", lowest=-1.0)
     left.set_title("error correlation (phi)", loc="left")
-    _draw_matrix(right, figures.disagreement, names, colours="Blues", lowest=0.0)
+    draw_matrix(right, figures.disagreement, names, colours="Blues", lowest=0.0)
     right.set_title("disagreement (share of items)", loc="left")
     right.set_yticks([])
     return svg_of(figure)
 
 
-def _draw_matrix(
+def draw_matrix(
     axis: Axes, matrix: Sequence[Sequence[float]], names: Sequence[str], *, colours: str, lowest: float
 ) -> None:
+    """Draw a matrix of members by members with its figures; ``colours`` is matplotlib's name of a scale up to 1."""
     axis.imshow(matrix, cmap=colours, vmin=lowest, vmax=1.0, aspect="auto")
     for row, values in enumerate(matrix):
         for column, value in enumerate(values):

@@ -11,6 +11,7 @@ from ensemble.cli.ask import ask
 from ensemble.cli.batch import batch
 from ensemble.cli.calibrate import calibrate
 from ensemble.cli.classify import classify
+from ensemble.cli.compare import compare
 from ensemble.cli.compress import compress
 from ensemble.cli.digest import digest
 from ensemble.cli.evaluate import evaluate
@@ -48,6 +49,7 @@ for command in (
     schema,
     digest,
     compress,
+    compare,
     evaluate,
     calibrate,
     weigh,

@@ -5,17 +5,17 @@ Axes: T tokens, V vocabulary.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Self, cast
 
 import torch
 
-from ensemble.checkpoints import DEFAULT_CACHE_DIR, load_checkpoint
+from ensemble.checkpoints import load_checkpoint
 from ensemble.checkpoints.progress import OnPhase, ignore_phase
 from ensemble.engines.forward_passes import ForwardPasses, Segment
 from ensemble.engines.model_loading import choose_device
 from ensemble.engines.model_preparation import Precision, prepare_model
 from ensemble.errors import CheckpointError
+from ensemble.variants.engine_setup import EngineSetup
 
 if TYPE_CHECKING:
     from torch import nn
@@ -29,7 +29,7 @@ KEPT_BYTES = 2 * 2**30
 class TextReader:
     """Gives the next token's distribution after each token of a text."""
 
-    def __init__(self, loaded: LoadedCheckpoint, reference: str, *, keep_bytes: int = 0) -> None:
+    def __init__(self, loaded: LoadedCheckpoint, reference: str, *, add_bos: bool = False, keep_bytes: int = 0) -> None:
         """Take a model that ``prepare_model`` has prepared; ``keep_bytes`` bounds what is kept of what it gave."""
         self.reference = reference
         self.tokenizer = loaded.tokenizer
@@ -37,8 +37,9 @@ class TextReader:
         text_config = loaded.model.config.get_text_config()
         self.max_context: int = getattr(text_config, "max_position_embeddings", None) or 2**20
         first: list[int] = self.tokenizer("")["input_ids"][:1]
-        self.bos = tuple(first) if first == [self.tokenizer.bos_token_id] else ()
-        """What the tokenizer itself puts first, as the model was trained then."""
+        bos = [self.tokenizer.bos_token_id]
+        self.bos: tuple[int, ...] = tuple(bos) if add_bos or first == bos else ()
+        """What texts begin with: where the tokenizer itself puts a BOS token, the model was trained with it."""
         self._passes = ForwardPasses(loaded.model)
         self._kept: dict[tuple[int, ...], torch.Tensor] = {}
         self._num_free_bytes = keep_bytes
@@ -47,28 +48,28 @@ class TextReader:
     def load(
         cls,
         reference: str,
+        setup: EngineSetup,
         *,
-        device: str = "auto",
-        dtype: str = "float32",
         keep_bytes: int = 0,
-        cache_dir: Path = DEFAULT_CACHE_DIR,
         on_phase: OnPhase = ignore_phase,
     ) -> Self:
-        """Load a checkpoint as the embedded engine does.
+        """Load a checkpoint as the embedded engine does, whichever engine the setup names.
 
         Raises:
-            CheckpointError: it is missing, damaged, a classifier, or of a kind that the engine cannot run.
+            CheckpointError: it is missing, damaged, a classifier, or of a kind that the embedded engine cannot run.
             ConfigError: the machine lacks the device.
         """
-        device = choose_device(device)
-        precision = Precision.choose(dtype, device)
+        if setup.threads:
+            torch.set_num_threads(setup.threads)
+        device = choose_device(setup.device)
+        precision = Precision.choose(setup.dtype, device)
         loaded = load_checkpoint(
-            reference, dtype=precision.dtype, device=device, cache_dir=cache_dir, on_phase=on_phase
+            reference, dtype=precision.dtype, device=device, cache_dir=setup.cache_dir, on_phase=on_phase
         )
         if loaded.is_classifier:
             raise CheckpointError(reference, "a classifier continues no text", "give a causal model")
         prepare_model(loaded.model, reference, precision)
-        return cls(loaded, reference, keep_bytes=keep_bytes)
+        return cls(loaded, reference, add_bos=bool(setup.add_bos), keep_bytes=keep_bytes)
 
     @torch.inference_mode()
     def read(self, tokens: tuple[int, ...]) -> torch.Tensor:

@@ -38,7 +38,7 @@ class SpeedFigures:
 
 
 def take_turns(
-    runner_by_name: Mapping[str, Runner], task: SpeedTask, *, num_rounds: int, on_phase: OnPhase = ignore_phase
+    runner_by_name: Mapping[str, Runner], task: SpeedTask, num_rounds: int, *, on_phase: OnPhase = ignore_phase
 ) -> dict[str, tuple[SpeedRound, ...]]:
     """Measure every engine once a round; each round begins with the next one.
 
@@ -78,12 +78,12 @@ def build_speed_figures(
     return tuple(figures)
 
 
-def find_early_ends(rounds: Sequence[SpeedRound]) -> str:
-    """Say it when an engine's completions ended early; nothing when they did not."""
+def find_early_ends(rounds: Sequence[SpeedRound]) -> list[str]:
+    """Say it when an engine's completions ended early."""
     written_share = min(one.written_share for one in rounds)
     if written_share >= LEAST_WRITTEN_SHARE:
-        return ""
-    return f"its completions ended early ({written_share:.0%} of the wanted tokens), so its decoding pace says little"
+        return []
+    return [f"its completions ended early ({written_share:.0%} of the wanted tokens): its decoding pace says little"]
 
 
 def _ratio(pairs: Sequence[tuple[float, float]]) -> Estimate | None:

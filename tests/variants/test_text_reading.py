@@ -14,6 +14,7 @@ from tokenizers.processors import TemplateProcessing
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from ensemble.errors import CheckpointError, ConfigError
+from ensemble.variants.engine_setup import EngineSetup
 from ensemble.variants.measure_text import compare_text, measure_text
 from ensemble.variants.passages import load_judging_text
 from ensemble.variants.text_reader import TextReader
@@ -21,6 +22,7 @@ from ensemble.variants.text_reading import TextReading, read_text
 from tests.checkpoints.tiny_models import build_gemma3, build_llama, build_tokenizer, save
 from tests.engines.tiny_classifiers import bert_config, save_classifier
 
+CPU = EngineSetup(device="cpu", threads=1)
 PASSAGES = load_judging_text().passages[:4]
 
 
@@ -40,7 +42,7 @@ def variant(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def read(reference: str, passages: tuple[str, ...] = PASSAGES, **options: Any) -> TextReading:
-    return read_text(TextReader.load(reference, device="cpu"), passages, **options)
+    return read_text(TextReader.load(reference, CPU), passages, **options)
 
 
 def logprobs_plainly(reference: str, passage: str) -> tuple[torch.Tensor, torch.Tensor]:
@@ -63,7 +65,7 @@ def test_perplexity_is_that_of_plain_transformers(original: str) -> None:
 
 
 def test_agreement_and_divergence_are_those_of_the_plain_distributions(original: str, variant: str) -> None:
-    reader = TextReader.load(original, device="cpu", keep_bytes=10**6)
+    reader = TextReader.load(original, CPU, keep_bytes=10**6)
     first = read_text(reader, PASSAGES)
 
     compared = compare_text(read(variant, original=reader), first)
@@ -81,7 +83,7 @@ def test_agreement_and_divergence_are_those_of_the_plain_distributions(original:
 
 
 def test_a_model_beside_itself_differs_in_nothing(original: str) -> None:
-    reader = TextReader.load(original, device="cpu", keep_bytes=2**30)
+    reader = TextReader.load(original, CPU, keep_bytes=2**30)
     reading = read_text(reader, PASSAGES)
 
     compared = compare_text(read_text(reader, PASSAGES, original=reader), reading)
@@ -130,7 +132,7 @@ def test_a_bos_token_predicts_the_first_word(tmp_path: Path) -> None:
 
 
 def test_what_is_beyond_the_context_is_left_out_and_the_cut_word_is_not_whole(original: str) -> None:
-    reader = TextReader.load(original, device="cpu")
+    reader = TextReader.load(original, CPU)
     reader.max_context = 4
 
     reading = read_text(reader, ("The river was high. By noon",))
@@ -141,7 +143,7 @@ def test_what_is_beyond_the_context_is_left_out_and_the_cut_word_is_not_whole(or
 
 def test_another_tokenizers_original_is_refused(original: str, tmp_path: Path) -> None:
     other = save(build_llama(), tmp_path)
-    reader = TextReader.load(other, device="cpu")
+    reader = TextReader.load(other, CPU)
     reader.tokenizer.add_tokens(["river"])
     reader.num_tokens += 1
 
@@ -150,7 +152,7 @@ def test_another_tokenizers_original_is_refused(original: str, tmp_path: Path) -
 
 
 def test_a_token_that_the_model_lacks_is_refused(original: str) -> None:
-    reader = TextReader.load(original, device="cpu")
+    reader = TextReader.load(original, CPU)
     reader.tokenizer.add_tokens(["Xylophon"])
 
     with pytest.raises(ConfigError, match="the text has token 500"):
@@ -159,4 +161,4 @@ def test_a_token_that_the_model_lacks_is_refused(original: str) -> None:
 
 def test_a_classifier_reads_no_text(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="a classifier continues no text"):
-        TextReader.load(save_classifier(tmp_path, bert_config()), device="cpu")
+        TextReader.load(save_classifier(tmp_path, bert_config()), CPU)
