@@ -15,7 +15,13 @@ EXIT_WORLD = 1
 EXIT_FAULTY = 2
 """What was typed, or the spec, is at fault; the same code as for an unknown option."""
 
-_EXTRA_BY_COMMAND = {"batch": "batch", "calibrate": "calibration", "evaluate": "calibration", "select": "calibration"}
+_EXTRA_BY_COMMAND = {
+    "batch": "batch",
+    "calibrate": "calibration",
+    "compare": "calibration,embedded",
+    "evaluate": "calibration",
+    "select": "calibration",
+}
 
 
 def exit_code_of(error: EnsembleError) -> int:

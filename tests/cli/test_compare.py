@@ -1,0 +1,87 @@
+"""``ensemble compare`` prints the tables, writes what it is asked to write, and refuses what cannot be compared."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from ensemble.cli.compare import split_name
+from ensemble.cli.entry import app
+from tests.variants.made_models import save_original, save_variant
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(app, ["compare", *map(str, arguments)])
+
+
+@pytest.fixture(scope="module")
+def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
+    folder = tmp_path_factory.mktemp("checkpoints")
+    base = save_original(folder / "base")
+    return base, save_variant(folder / "int8", base, noise=0.001)
+
+
+def test_the_tables_the_json_and_the_page_tell_of_both(checkpoints: tuple[str, str], tmp_path: Path) -> None:
+    base, variant = checkpoints
+    figures, page = tmp_path / "figures.json", tmp_path / "report.html"
+
+    result = run(f"tiny={base}", f"rounded={variant}", "--no-speed", "--json", figures, "--html", page)
+
+    assert result.exit_code == 0, result.output
+    lines = result.stdout.splitlines()
+    (row,) = [line for line in lines if line.startswith("rounded") and "prune_width" not in line]
+    document = json.loads(figures.read_text())
+    by_name = {one["name"]: one for one in document["variants"]}
+    assert f"{by_name['rounded']['beside']['perplexity_ratio']['value']:.3f} [" in row
+    assert any(line.startswith("rounded") and "prune_width, quantize_int8" in line for line in lines)
+    assert "All of these come from one base." in result.stdout
+    assert "<h1>Variants of tiny</h1>" in page.read_text()
+
+
+@pytest.mark.parametrize(
+    ("more", "problem"),
+    [
+        (("--scoring", "loudest"), "'loudest' is no rule"),
+        (("--text", "/nowhere/text.txt"), "cannot be read"),
+        (("--json", "/nowhere/figures.json"), "no file can be written there"),
+        (("--add-bos", "other"), "'other' is no original"),
+        (("--original", "x=/nowhere/model"), "/nowhere/model"),
+    ],
+)
+def test_what_cannot_be_is_told_before_anything_is_measured(
+    checkpoints: tuple[str, str], more: tuple[str, ...], problem: str
+) -> None:
+    result = run(f"tiny={checkpoints[0]}", checkpoints[1], *more)
+
+    assert result.exit_code == 2
+    assert problem in result.stderr
+    assert "round 1" not in result.stderr
+
+
+def test_items_without_choices_are_refused(checkpoints: tuple[str, str], tmp_path: Path) -> None:
+    items = tmp_path / "words.jsonl"
+    items.write_text('{"id": "1", "prompt": "The sky is", "reference": "blue"}\n')
+
+    result = run(*checkpoints, "--items", items)
+
+    assert result.exit_code == 2
+    assert "has no choices to choose among" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("typed", "parts"),
+    [
+        ("small=org/name", ("small", "org/name")),
+        ("/models/a=b", ("", "/models/a=b")),
+        ("package:x/y=z.gguf", ("", "package:x/y=z.gguf")),
+        ("./plain", ("", "./plain")),
+        ("a=b=c", ("a", "b=c")),
+    ],
+)
+def test_a_name_stands_before_the_first_equals_sign_unless_that_is_in_a_path(
+    typed: str, parts: tuple[str, str]
+) -> None:
+    assert split_name(typed) == parts

@@ -1,0 +1,106 @@
+"""Every variant is compared with what it was made from, however many compressions ago."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from ensemble.errors import CheckpointError, ConfigError
+from ensemble.variants.lineage import Candidate, load_candidate, trace_families
+from tests.checkpoints.tiny_models import build_gemma3, save
+from tests.variants.made_models import save_original, save_variant
+
+
+@pytest.fixture
+def original(tmp_path: Path) -> Candidate:
+    return load_candidate("", save_original(tmp_path / "base"))
+
+
+def names_by_family(originals: list[Candidate], variants: list[Candidate]) -> dict[str, list[str]]:
+    families = trace_families(originals, variants)
+    return {family.name: [variant.name for variant in family.variants] for family in families}
+
+
+def test_a_variant_belongs_to_the_original_whose_weights_its_record_names(tmp_path: Path, original: Candidate) -> None:
+    other = load_candidate("gemma", save(build_gemma3(), tmp_path / "other"))
+    first = load_candidate("", save_variant(tmp_path / "int8", original.reference))
+    second = load_candidate("", save_variant(tmp_path / "int4", other.reference))
+
+    families = trace_families([original, other], [first, second])
+
+    assert [(one.name, [two.name for two in one.variants]) for one in families] == [
+        ("base", ["int8"]),
+        ("gemma", ["int4"]),
+    ]
+    assert families[0].variants[0].made_by == "prune_width, quantize_int8"
+
+
+def test_a_variant_of_a_variant_belongs_to_the_first_ones_original(tmp_path: Path, original: Candidate) -> None:
+    pruned = load_candidate("", save_variant(tmp_path / "pruned", original.reference))
+    rounded = load_candidate("", save_variant(tmp_path / "rounded", pruned.reference, seed=2))
+
+    assert names_by_family([original], [rounded]) == {"base": ["rounded"]}
+    assert names_by_family([original], [pruned, rounded]) == {"base": ["pruned", "rounded"]}
+
+
+def test_an_original_that_was_not_named_is_looked_up_where_the_record_says(tmp_path: Path, original: Candidate) -> None:
+    other = save(build_gemma3(), tmp_path / "other")
+    variant = load_candidate("", save_variant(tmp_path / "int4", other))
+
+    assert names_by_family([original], [variant]) == {"base": [], "other": ["int4"]}
+
+
+def test_a_copy_of_the_original_is_the_original(tmp_path: Path, original: Candidate) -> None:
+    variant = load_candidate("", save_variant(tmp_path / "int8", original.reference))
+    copy = load_candidate("copy", str(shutil.copytree(original.folder, tmp_path / "moved")))
+    shutil.rmtree(original.folder)
+
+    assert names_by_family([copy], [variant]) == {"copy": ["int8"]}
+
+
+def test_one_without_a_record_is_an_original_where_another_was_made_from_it_and_else_a_variant(
+    tmp_path: Path, original: Candidate
+) -> None:
+    other = load_candidate("", save(build_gemma3(), tmp_path / "other"))
+    variant = load_candidate("", save_variant(tmp_path / "int4", other.reference))
+    stray = load_candidate("", save(build_gemma3(num_layers=2), tmp_path / "stray"))
+
+    assert names_by_family([original], [other, variant, stray]) == {"base": ["stray"], "other": ["int4"]}
+
+
+@pytest.mark.parametrize("change", ["gone", "changed"])
+def test_an_original_that_is_missing_or_has_changed_is_asked_for(
+    tmp_path: Path, original: Candidate, change: str
+) -> None:
+    other = save(build_gemma3(), tmp_path / "other")
+    variant = load_candidate("", save_variant(tmp_path / "int4", other))
+    shutil.rmtree(other)
+    if change == "changed":
+        save(build_gemma3(num_layers=2), Path(other))
+
+    with pytest.raises(ConfigError, match="--original NAME=CHECKPOINT"):
+        trace_families([original], [variant])
+
+
+def test_two_checkpoints_of_one_name_are_refused(tmp_path: Path, original: Candidate) -> None:
+    variants = [load_candidate("", save_variant(tmp_path / part / "int8", original.reference)) for part in "ab"]
+
+    with pytest.raises(ConfigError, match="two checkpoints are named 'int8'"):
+        trace_families([original], variants)
+
+
+def test_a_record_that_is_none_is_refused(tmp_path: Path, original: Candidate) -> None:
+    variant = save_variant(tmp_path / "int8", original.reference)
+    (tmp_path / "int8" / "compression.json").write_text("{}")
+
+    with pytest.raises(CheckpointError, match="no record of a compression"):
+        load_candidate("", variant)
+
+
+def test_names_come_from_references(tmp_path: Path) -> None:
+    reference = save_original(tmp_path / "smol.v1")
+
+    assert load_candidate("", f"{reference}/").name == "smol.v1"
+    assert load_candidate("x", reference).name == "x"
