@@ -9,7 +9,7 @@ import typer
 
 from ensemble.cli.phases import show_phases
 from ensemble.cli.terminal import stderr_console, stdout_console
-from ensemble.config import cache_dir
+from ensemble.environment import cache_dir
 from ensemble.engines.prompt_format import ScoringRuleName
 from ensemble.errors import ConfigError
 from ensemble.variants.engine_setup import DeviceName, DtypeName, EngineName
