@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Annotated, get_args
 import typer
 
 from ensemble.cli.phases import show_phases
+from ensemble.cli.stored import with_store
 from ensemble.cli.terminal import stderr_console, stdout_console
-from ensemble.environment import cache_dir
 from ensemble.engines.prompt_format import ScoringRuleName
+from ensemble.environment import cache_dir
 from ensemble.errors import ConfigError
 from ensemble.variants.engine_setup import DeviceName, DtypeName, EngineName
 
@@ -32,6 +33,7 @@ _PARAGRAPHS = (
     (JSON lines as for `ensemble evaluate`, with choices) the variants' votes are searched for the panel that pays off,
     as `ensemble select` does, and the report says so when one variant alone does as well. Several --scoring make as
     many voters of each checkpoint: another rule is the cheapest way to err differently.""",
+    "What is said of a variant that lies in a store is kept there with it, for `ensemble models` and whoever chooses.",
     "Exit codes: 0 compared, 1 an engine failed, 2 what was typed, a checkpoint or the text is at fault.",
 )
 COMPARE_HELP = "\n\n".join(" ".join(paragraph.split()) for paragraph in _PARAGRAPHS)
@@ -77,7 +79,7 @@ def compare(  # noqa: PLR0913 - a command's options are its arguments
     from ensemble.variants.engine_setup import EngineSetup  # noqa: PLC0415
     from ensemble.variants.measure_speed import SpeedTask  # noqa: PLC0415
     from ensemble.variants.passages import load_judging_text  # noqa: PLC0415
-    from ensemble.variants.report import save_figures, save_report  # noqa: PLC0415
+    from ensemble.variants.report import keep_evaluations, save_figures, save_report  # noqa: PLC0415
 
     _check_outputs(json_file, html_file)
     checkpoints = cache_dir() / "checkpoints"
@@ -100,7 +102,7 @@ def compare(  # noqa: PLR0913 - a command's options are its arguments
         save_figures(figures, json_file)
     if html_file:
         save_report(figures, html_file)
-    show_comparison(figures, stdout_console())
+    show_comparison(figures, stdout_console(), kept=keep_evaluations(figures))
 
 
 compare.__doc__ = f"{compare.__doc__}\n\n{COMPARE_HELP}"
@@ -125,7 +127,7 @@ def _find_families(originals: list[str], variants: list[str], checkpoints: Path)
 
     def load(typed: str) -> Candidate:
         name, reference = split_name(typed)
-        return load_candidate(name, reference, cache_dir=checkpoints)
+        return load_candidate(name, with_store(reference), cache_dir=checkpoints)
 
     return trace_families([load(one) for one in originals], [load(one) for one in variants], cache_dir=checkpoints)
 

@@ -20,8 +20,8 @@ MIB = 2**20
 NOTHING = "-"
 
 
-def show_comparison(figures: ComparisonFigures, console: Console) -> None:
-    """Show the tables, what is missing and why, and what the figures mean for a vote."""
+def show_comparison(figures: ComparisonFigures, console: Console, *, kept: tuple[str, ...] = ()) -> None:
+    """Show the tables, what is missing and why, what the figures mean for a vote, and where they are kept."""
     console.print(_draw_quality(figures))
     console.print()
     console.print(_draw_sizes(figures))
@@ -32,6 +32,7 @@ def show_comparison(figures: ComparisonFigures, console: Console) -> None:
     _tell(figures.remarks, console)
     if figures.panel:
         _tell(figures.panel.sentences or [f"No panel is proposed: {figures.panel.problem}."], console)
+    _tell([f"kept with {reference}" for reference in kept], console, style="dim")
 
 
 def _tell(sentences: tuple[str, ...] | list[str], console: Console, *, style: str = "") -> None:

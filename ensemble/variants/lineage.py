@@ -13,9 +13,13 @@ from ensemble.checkpoints import DEFAULT_CACHE_DIR, resolve_checkpoint
 from ensemble.checkpoints.folder import read_config
 from ensemble.checkpoints.load import names_classifier
 from ensemble.checkpoints.progress import OnPhase, ignore_phase
+from ensemble.checkpoints.reference import STORE_PREFIX, parse_stored
 from ensemble.compression.record import RECORD_NAME
 from ensemble.compression.source import read_source_digest
 from ensemble.errors import CheckpointError, ConfigError
+
+DIGEST_CHARACTERS = len("sha256:") + 12
+"""Of a digest that has to serve as a name."""
 
 
 class CompressionFacts(BaseModel):
@@ -167,7 +171,10 @@ def _read_facts(folder: Path) -> CompressionFacts | None:
 
 
 def _name_of(reference: str) -> str:
-    """Give the last part of a reference, without what says that it is a file."""
+    """Give the last part of a reference, without what says that it is a file or which store it lies in."""
+    if reference.startswith(STORE_PREFIX):
+        stored = parse_stored(reference)
+        return stored.name or stored.digest[:DIGEST_CHARACTERS]
     last = reference.rstrip("/").replace(":", "/").split("/")[-1]
     return last.removesuffix(".gguf") or reference
 

@@ -11,10 +11,12 @@ from ensemble.calibration.plot_style import svg_of
 from ensemble.calibration.report import render_page
 from ensemble.calibration.selection_plot import plot_selection
 from ensemble.calibration.selection_report import selection_figures
+from ensemble.checkpoints.reference import STORE_PREFIX, parse_stored
+from ensemble.checkpoints.store import CheckpointStore
+from ensemble.checkpoints.store_listing import EVALUATION_RECORD
 from ensemble.files.whole_file import write_whole
-from ensemble.variants.figures import ComparisonFigures, VariantFigures
+from ensemble.variants.figures import ComparisonFigures
 
-EVALUATION_FILE = "evaluation.json"
 VERSION = 1
 
 
@@ -36,7 +38,7 @@ def evaluation_of(figures: ComparisonFigures, name: str) -> dict[str, Any]:
         "version": VERSION,
         "conditions": figures.conditions,
         "variant": asdict(variant),
-        "original": None if variant.is_original else asdict(_original_of(figures, variant)),
+        "original": None if variant.is_original else asdict(figures.of_family(variant.family)[0]),
     }
 
 
@@ -50,8 +52,21 @@ def save_figures(figures: ComparisonFigures, file: Path) -> None:
     write_whole(file, f"{text}\n".encode())
 
 
-def _original_of(figures: ComparisonFigures, variant: VariantFigures) -> VariantFigures:
-    return next(one for one in figures.of_family(variant.family) if one.is_original)
+def keep_evaluations(figures: ComparisonFigures) -> tuple[str, ...]:
+    """Write beside each variant that lies in a store what the comparison says of it; gives their references.
+
+    Raises:
+        ConfigError: the store does not take it.
+    """
+    kept = []
+    for one in figures.variants:
+        if one.reference.startswith(STORE_PREFIX) and not one.is_original:
+            reference = parse_stored(one.reference)
+            text = json.dumps(evaluation_of(figures, one.name), ensure_ascii=False, indent=2, allow_nan=False)
+            place = CheckpointStore.at(reference.url).find(reference)
+            place.attach(EVALUATION_RECORD, f"{text}\n".encode())
+            kept.append(one.reference)
+    return tuple(kept)
 
 
 def save_report(figures: ComparisonFigures, file: Path) -> None:

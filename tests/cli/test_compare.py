@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
+from ensemble.checkpoints.store import CheckpointStore
+from ensemble.checkpoints.store_listing import list_models
 from ensemble.cli.compare import split_name
 from ensemble.cli.entry import app
 from tests.variants.made_models import save_original, save_variant
@@ -39,6 +41,27 @@ def test_the_tables_the_json_and_the_page_tell_of_both(checkpoints: tuple[str, s
     assert any(line.startswith("rounded") and "prune_width, quantize_int8" in line for line in lines)
     assert "All of these come from one base." in result.stdout
     assert "<h1>Variants of tiny</h1>" in page.read_text()
+
+
+def test_what_is_said_of_a_stored_variant_is_kept_with_it_and_its_digest_stays(
+    checkpoints: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ENSEMBLE_STORE", str(tmp_path / "store"))
+    monkeypatch.setenv("ENSEMBLE_CACHE_DIR", str(tmp_path / "cache"))
+    store = CheckpointStore.at(str(tmp_path / "store"))
+    base, variant = checkpoints
+    stored = store.put(Path(variant), "int8", family="tiny", source=base)
+
+    result = run(base, "store:int8", "--no-speed")
+
+    assert result.exit_code == 0, result.output
+    assert any(line.startswith("int8") for line in result.stdout.splitlines())
+    (model,) = list_models(store)
+    assert (model.digest, model.problem) == (stored.digest, "")
+    assert model.evaluation is not None
+    assert model.evaluation["variant"]["name"] == "int8"
+    assert model.evaluation["variant"]["beside"]["agreement"]["value"] > 0.8
+    assert model.evaluation["original"]["is_original"]
 
 
 @pytest.mark.parametrize(
