@@ -89,7 +89,7 @@ def write_remarks(
 ) -> tuple[str, ...]:
     """Say what the figures mean for a vote."""
     remarks = [
-        f"{pair.first} and {pair.second} are near-clones: their {pair.unit} errors correlate {pair.correlation:.2f}. "
+        f"{pair.first} and {pair.second} are near-clones: their {hyphenate(pair.unit)} errors correlate {pair.correlation:.2f}. "
         "Never vote them against each other."
         for pair in clones
     ]
@@ -100,6 +100,11 @@ def write_remarks(
         )
     remarks += [_tell_least_alike(figures) for figures in diversity[:1] if len(_good_ones(figures)) > 2]
     return tuple(remarks)
+
+
+def hyphenate(unit: str) -> str:
+    """Write what was right or wrong before a noun."""
+    return unit.replace(" ", "-")
 
 
 def _good_ones(figures: DiversityFigures) -> list[int]:
@@ -113,7 +118,7 @@ def _tell_least_alike(figures: DiversityFigures) -> str:
     first, second = min(pairs, key=lambda pair: figures.correlation[pair[0]][pair[1]])
     return (
         f"Of those that are about as often right, {figures.names[first]} and {figures.names[second]} are the least "
-        f"alike: their {figures.unit} errors correlate {figures.correlation[first][second]:.2f}."
+        f"alike: their {hyphenate(figures.unit)} errors correlate {figures.correlation[first][second]:.2f}."
     )
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from ensemble.calibration.plot_style import GREY, SERIES, build_figure, svg_of
 from ensemble.calibration.report_plots import draw_matrix
 from ensemble.calibration.statistics import Interval
+from ensemble.variants.diversity import hyphenate
 from ensemble.variants.figures import ComparisonFigures, DiversityFigures, VariantFigures
 from ensemble.variants.front import Point, find_front
 from ensemble.variants.spread import Estimate
@@ -20,6 +21,8 @@ MIB = 2**20
 LOG_RANGE = 8.0
 """Figures that spread by more than this factor are drawn on a logarithmic axis."""
 _WIDTH_IN = 9.0
+_PLACES = ((1, 1), (1, -1), (-1, 1), (-1, -1))
+"""Where a name may stand beside its mark: to the right and above first."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,17 +54,24 @@ def plot_sizes(figures: ComparisonFigures) -> str:
 
 
 def plot_speeds(figures: ComparisonFigures) -> str:
-    """Draw quality against the decoding pace, a panel for each batch; nothing where no speed was measured."""
+    """Draw quality against the decoding pace, a panel for each batch; nothing where no speed was measured.
+
+    In one family that is the speed-up, whose spread is free of what else the machine did.
+    """
     batches = sorted({speed.batch for one in figures.variants for speed in one.speeds if speed.phase == "decode"})
+    has_one_family = len(figures.families) == 1
     panels = []
     for batch in batches:
         marks = [
-            _Mark(variant=one, price=speed.tokens_per_s, loss=loss)
+            _Mark(
+                variant=one, price=(speed.speedup or _exactly(1.0)) if has_one_family else speed.tokens_per_s, loss=loss
+            )
             for one in figures.variants
             for speed in one.speeds
             if (speed.phase, speed.batch) == ("decode", batch) and (loss := _loss_of(one, figures)) is not None
         ]
-        panels.append((f"decoding, tokens/s at batch {batch}", marks))
+        what = "times as fast as the original" if has_one_family else "tokens/s"
+        panels.append((f"decoding at batch {batch}, {what}", marks))
     return _draw_fronts(figures, panels, title="faster to the right, better below", is_speed=True)
 
 
@@ -94,7 +104,7 @@ def plot_diversity(figures: DiversityFigures) -> str:
     size_in = 1.6 + 0.5 * len(figures.names)
     figure, (left, right) = build_figure(_WIDTH_IN, min(size_in, 9.0), columns=2)
     draw_matrix(left, figures.correlation, figures.names, colours="PuOr_r", lowest=-1.0)
-    left.set_title(f"correlation of {figures.unit} errors (phi)", loc="left")
+    left.set_title(f"correlation of {hyphenate(figures.unit)} errors (phi)", loc="left")
     draw_matrix(right, figures.disagreement, figures.names, colours="Blues", lowest=0.0)
     what = "chose differently" if figures.unit == "item" else "exactly one was right"
     right.set_title(f"share of {figures.unit}s: {what}", loc="left")
@@ -128,6 +138,10 @@ def _draw_fronts(
         axis.set_xlabel(label)
         axis.set_ylabel(f"{quality_name(figures)} on held-out text" if place == 0 else "")
     axes[0].set_title(title, loc="left")
+    # Names are placed by dots, which are known once everything else has its room.
+    figure.draw_without_rendering()
+    for axis, (_, marks) in zip(axes, drawn, strict=True):
+        _draw_names(axis, marks)
     axes[-1].legend(frameon=True, framealpha=0.9, edgecolor="none", loc="upper right", fontsize=9)
     return svg_of(figure)
 
@@ -162,24 +176,66 @@ def _draw_marks(axis: Axes, marks: Sequence[_Mark], colour: str, family: str) ->
             capsize=2,
             label=family if number == 0 else None,
         )
+
+
+def _draw_names(axis: Axes, marks: Sequence[_Mark]) -> None:
+    """Write each name beside its mark, where no other name and no mark is, if there is such a place."""
+    spots = [tuple(axis.transData.transform((mark.price.value, mark.loss.value))) for mark in marks]
+    taken = [_Box.around(spot) for spot in spots]
+    for mark, spot in zip(marks, spots, strict=True):
+        boxes = [_Box.beside(spot, place, len(mark.variant.name)) for place in _PLACES]
+        free = [number for number, box in enumerate(boxes) if not any(box.meets(other) for other in taken)]
+        chosen = free[0] if free else 0
+        taken.append(boxes[chosen])
+        right, up = _PLACES[chosen]
         axis.annotate(
             mark.variant.name,
             (mark.price.value, mark.loss.value),
-            xytext=(6, 6),
+            xytext=(7 * right, 7 * up),
             textcoords="offset points",
+            ha="left" if right > 0 else "right",
+            va="bottom" if up > 0 else "top",
             fontsize=9,
             color="#1b1f24",
         )
 
 
-def _draw_scales(axis: Axes, marks: Sequence[_Mark]) -> None:
-    from matplotlib.ticker import FuncFormatter  # noqa: PLC0415 - heavy
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Box:
+    """Room in a picture, in dots."""
 
-    if _spreads([mark.loss.value for mark in marks]):
-        axis.set_yscale("log")
-    if _spreads([mark.price.value for mark in marks]):
-        axis.set_xscale("log")
-    for scale in (axis.xaxis, axis.yaxis):
+    left: float
+    bottom: float
+    right: float
+    top: float
+
+    @classmethod
+    def around(cls, spot: Sequence[float]) -> _Box:
+        return cls(left=spot[0] - 6, bottom=spot[1] - 6, right=spot[0] + 6, top=spot[1] + 6)
+
+    @classmethod
+    def beside(cls, spot: Sequence[float], place: tuple[int, int], num_characters: int) -> _Box:
+        across, up = (spot[0] + 10 * place[0], spot[1] + 10 * place[1])
+        far, high = across + 9.0 * num_characters * place[0], up + 14.0 * place[1]
+        return cls(left=min(across, far), bottom=min(up, high), right=max(across, far), top=max(up, high))
+
+    def meets(self, other: _Box) -> bool:
+        return (
+            self.left < other.right and other.left < self.right and self.bottom < other.top and other.bottom < self.top
+        )
+
+
+def _draw_scales(axis: Axes, marks: Sequence[_Mark]) -> None:
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter  # noqa: PLC0415 - heavy
+
+    for scale, values, set_scale in (
+        (axis.xaxis, [mark.price.value for mark in marks], axis.set_xscale),
+        (axis.yaxis, [mark.loss.value for mark in marks], axis.set_yscale),
+    ):
+        if _spreads(values):
+            set_scale("log")
+            scale.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+            scale.set_minor_formatter(NullFormatter())
         scale.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axis.margins(0.18)
     axis.grid(color="#e4e8ec")
