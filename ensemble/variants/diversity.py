@@ -89,8 +89,8 @@ def write_remarks(
 ) -> tuple[str, ...]:
     """Say what the figures mean for a vote."""
     remarks = [
-        f"{pair.first} and {pair.second} are near-clones: their {hyphenate(pair.unit)} errors correlate {pair.correlation:.2f}. "
-        "Never vote them against each other."
+        f"{pair.first} and {pair.second} are near-clones: their {hyphenate(pair.unit)} errors correlate "
+        f"{pair.correlation:.2f}. Never vote them against each other."
         for pair in clones
     ]
     if diversity and len(set(family_by_name.values())) == 1:
