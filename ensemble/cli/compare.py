@@ -54,6 +54,9 @@ def compare(  # noqa: PLR0913 - a command's options are its arguments
     items: Annotated[
         list[Path] | None, typer.Option(help="Labelled items with choices, JSON lines; may be given several times.")
     ] = None,
+    leave_out: Annotated[
+        bool, typer.Option("--leave-out", help="Leave out lines of items that cannot be used, and say how many.")
+    ] = False,
     scoring: Annotated[
         list[str] | None,
         typer.Option(help="mean_logprob, sum_logprob or pmi, as in a spec; several make as many voters of each."),
@@ -85,7 +88,7 @@ def compare(  # noqa: PLR0913 - a command's options are its arguments
     checkpoints = cache_dir() / "checkpoints"
     setup = EngineSetup(engine=engine, device=device, dtype=dtype, threads=threads, cache_dir=checkpoints)
     judging = load_judging_text(text or ())
-    labelled = _read_items(items or [])
+    labelled = _read_items(items or [], leave_out=leave_out)
     with show_phases(stderr_console(), what="compare") as on_phase:
         task = CompareTask(
             families=_find_families([original, *(more_originals or [])], variants, checkpoints),
@@ -140,15 +143,21 @@ def split_name(typed: str) -> tuple[str, str]:
     return (name, reference) if is_named else ("", typed)
 
 
-def _read_items(files: list[Path]) -> tuple[LabelledItem, ...]:
+def _read_items(paths: list[Path], *, leave_out: bool) -> tuple[LabelledItem, ...]:
     from dataclasses import replace  # noqa: PLC0415
 
-    from ensemble.calibration.item_file import check_item_files, read_item_file  # noqa: PLC0415
+    from ensemble.calibration.item_file import check_item_files, read_item_file, without_problems  # noqa: PLC0415
 
-    sets = check_item_files([read_item_file(file) for file in files])
+    files = [read_item_file(path) for path in paths]
+    if leave_out:
+        num_bad = sum(len(file.problems) for file in files)
+        stderr_console().print(f"{num_bad} lines are left out", style="bold yellow" if num_bad else "dim")
+        files = [without_problems(file) for file in files]
+    sets = check_item_files(files)
     for one in sets:
         if not one.items[0].choices:
             raise ConfigError("--items", f"{one.name} has no choices to choose among", "give items with choices")
     if len(sets) == 1:
         return sets[0].items
+    # Ids are unique within a file alone.
     return tuple(replace(item, item_id=f"{one.name}/{item.item_id}") for one in sets for item in one.items)

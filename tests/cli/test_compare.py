@@ -94,6 +94,18 @@ def test_items_without_choices_are_refused(checkpoints: tuple[str, str], tmp_pat
     assert "has no choices to choose among" in result.stderr
 
 
+def test_a_line_that_cannot_be_used_is_refused_and_left_out_on_request(tmp_path: Path) -> None:
+    items = tmp_path / "items.jsonl"
+    items.write_text('{"prompt": "a", "choices": ["x", "y"], "answer": 0}\n{"prompt": "b", "choices": ["x", "x"]}\n')
+
+    refused = run("/nowhere", "/nowhere", "--items", items)
+    left_out = run("/nowhere", "/nowhere", "--items", items, "--leave-out")
+
+    assert "1 of 2 lines cannot be used" in refused.stderr
+    assert "1 lines are left out" in left_out.stderr
+    assert "cannot be used" not in left_out.stderr
+
+
 @pytest.mark.parametrize(
     ("typed", "parts"),
     [
