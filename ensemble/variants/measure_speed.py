@@ -12,6 +12,7 @@ from ensemble.calibration.ask_all import first_of
 from ensemble.engines.engine import Engine
 from ensemble.errors import EnsembleError
 from ensemble.generation import GenerationParameters, GenerationRequest
+from ensemble.variants.process_clock import read_cpu_s
 
 Phase = Literal["prefill", "decode"]
 BATCHES = (1, 16)
@@ -35,7 +36,7 @@ class SpeedTask:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pace:
-    """Tokens a second, by the clock and by the processor time of the engine's process."""
+    """Tokens a second, by the clock and by the processor time of the engine's processes."""
 
     tokens_per_s: float
     tokens_per_cpu_s: float
@@ -138,6 +139,4 @@ class _Run:
                 self._moments.append(self._now())
 
     def _now(self) -> _Moment:
-        return _Moment(
-            at_s=time.perf_counter(), cpu_s=time.process_time(), num_tokens=sum(self._tokens_by_prompt.values())
-        )
+        return _Moment(at_s=time.perf_counter(), cpu_s=read_cpu_s(), num_tokens=sum(self._tokens_by_prompt.values()))

@@ -24,7 +24,7 @@ class FakeClock:
     def perf_counter(self) -> float:
         return self.now_s
 
-    def process_time(self) -> float:
+    def cpu_s(self) -> float:
         return self.now_s / 2
 
 
@@ -51,6 +51,7 @@ class FakeEngine:
 async def measure(monkeypatch: pytest.MonkeyPatch, *, batch: int, ends_after: int = 10_000) -> Any:
     clock = FakeClock()
     monkeypatch.setattr(measure_speed, "time", clock)
+    monkeypatch.setattr(measure_speed, "read_cpu_s", clock.cpu_s)
     engine = FakeEngine(clock, batch=batch, ends_after=ends_after)
     return await measure_round(cast("Engine", engine), SpeedTask(batches=(batch,), max_tokens=9))
 
