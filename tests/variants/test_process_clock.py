@@ -52,5 +52,5 @@ def test_a_grandchild_counts_while_it_runs_and_once_it_has_ended() -> None:
     ended_s = read_cpu_s() - before_s
 
     assert sorted(said.split()) == [b"started", b"worked"]
-    assert running_s >= 0.3
+    assert running_s >= 0.27  # in hundredths, each part rounded down
     assert ended_s >= running_s - 0.02
