@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from ensemble.compression.calibration_text import CalibrationText
 
 PROMPT_TOKENS = 8
-PASSES_OF_A_WRITTEN_WINDOW = 6.0
+PASSES_OF_A_WRITTEN_WINDOW = 2.5
 """What drawing a window costs, in forward passes of one; for the time left alone."""
 BATCH_WINDOWS = 32
 """Written at once; what a killed run had of a batch is written again."""
