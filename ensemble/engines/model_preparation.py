@@ -13,7 +13,8 @@ import torch
 from ensemble.engines.block_pool import BLOCK_TOKENS
 from ensemble.engines.forward_passes import ForwardPasses, Segment
 from ensemble.engines.grouped_attention import use_grouped_attention
-from ensemble.engines.packed_linear import can_pack, has_bfloat16_products, pack_linears
+from ensemble.engines.layer_packing import pack_layers
+from ensemble.engines.packed_linear import can_pack, has_bfloat16_products
 from ensemble.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ def prepare_model(model: PreTrainedModel, checkpoint: str, precision: Precision)
         raise CheckpointError(checkpoint, "it gives logits that are not numbers", "take an undamaged one")
     use_grouped_attention(model)
     if precision.products is not None:
-        pack_linears(model, precision.products)
+        pack_layers(model, precision.products)
     try:
         logits_V, bytes_per_token = _run_passes(ForwardPasses(model), tokens)
     except (AttributeError, LookupError, NotImplementedError, RuntimeError, TypeError, ValueError) as error:

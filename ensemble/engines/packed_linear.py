@@ -26,6 +26,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ensemble.engines.onednn_product import multiply
+
 _PACKED_FOR_ROWS = 16
 _CAPABILITIES = ("AVX2", "AVX512")
 
@@ -52,10 +54,7 @@ class PackedLinear(nn.Module):
 
     def forward(self, hidden: Tensor) -> Tensor:
         """Multiply ``[..., I]`` to ``[..., O]`` in the dtype of the input."""
-        product: Tensor = torch.ops.mkldnn._linear_pointwise(  # noqa: SLF001
-            hidden.to(self._dtype), self._packed, self._bias, "none", [], ""
-        )
-        return product.to(hidden.dtype)
+        return multiply(hidden.to(self._dtype), self._packed, self._bias).to(hidden.dtype)
 
     def extra_repr(self) -> str:
         """Say the shape, as ``nn.Linear`` does."""
@@ -73,11 +72,3 @@ def has_bfloat16_products() -> bool:
     # A torch that cannot tell gives nothing, and then float32 it is.
     capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
-
-
-def pack_linears(model: nn.Module, dtype: torch.dtype) -> None:
-    """Put a PackedLinear in the place of each plain linear layer; their own weights are let go one by one."""
-    for parent in list(model.modules()):
-        for name, child in list(parent.named_children()):
-            if type(child) is nn.Linear:
-                setattr(parent, name, PackedLinear(child, dtype))

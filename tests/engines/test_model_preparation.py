@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM
 from ensemble.engines.forward_passes import ForwardPasses, Segment
 from ensemble.engines.grouped_attention import use_grouped_attention
 from ensemble.engines.model_preparation import Precision, prepare_model
-from ensemble.engines.packed_linear import PackedLinear, can_pack, has_bfloat16_products, pack_linears
+from ensemble.engines.packed_linear import PackedLinear, can_pack, has_bfloat16_products
 
 NEEDS_PACKING = pytest.mark.skipif(not can_pack(), reason="this CPU gains nothing by packing")
 
@@ -41,19 +41,6 @@ def test_a_packed_layer_still_shows_its_weight() -> None:
     linear = nn.Linear(48, 80)
 
     assert torch.equal(PackedLinear(linear, torch.float32).weight, linear.weight)
-
-
-@NEEDS_PACKING
-def test_every_plain_linear_layer_is_packed_and_no_other() -> None:
-    class OwnLinear(nn.Linear):
-        pass
-
-    model = nn.ModuleDict({"a": nn.Linear(4, 4), "b": nn.Sequential(nn.Linear(4, 4), OwnLinear(4, 4))})
-
-    pack_linears(model, torch.float32)
-
-    kinds = [type(module) for module in model.modules() if not isinstance(module, nn.ModuleDict | nn.Sequential)]
-    assert kinds == [PackedLinear, PackedLinear, OwnLinear]
 
 
 def _decode(model: Any) -> torch.Tensor:

@@ -1,0 +1,125 @@
+"""Four-bit layers as a CPU multiplies them: every path of the product, and what is not packed.
+
+Axes: O output features, I input features, R rows.
+"""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from ensemble.engines import packed_int4
+from ensemble.engines.packed_int4 import PACKED_MAX_ROWS, PackedInt4Linear, can_pack_int4, find_panel_width
+from tests.engines.rounded_layers import BFLOAT16_ROUNDING, build_int4
+
+pytestmark = pytest.mark.skipif(not find_panel_width(), reason="this CPU has no 4-bit product that is known here")
+DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+SHAPES = pytest.mark.parametrize(("num_out", "num_in", "group_size"), [(64, 32, 32), (192, 192, 64), (128, 640, 128)])
+
+
+@DTYPES
+@SHAPES
+@pytest.mark.parametrize("num_rows", [1, 3, PACKED_MAX_ROWS, PACKED_MAX_ROWS + 1, 150])
+@pytest.mark.parametrize("hidden_dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_every_number_of_rows_gives_the_product_of_the_unpacked_weight_within_bfloat16s_rounding(
+    num_rows: int, num_out: int, num_in: int, group_size: int, dtype: torch.dtype, hidden_dtype: torch.dtype
+) -> None:
+    torch.manual_seed(3)
+    layer = build_int4(num_out, num_in, group_size=group_size, bias=True)
+    hidden_RI = torch.randn(num_rows, num_in).to(hidden_dtype)
+
+    output_RO = PackedInt4Linear(layer, dtype)(hidden_RI)
+
+    assert layer.bias is not None
+    weight_OI, bias_O = layer.weight.double(), layer.bias.double()
+    expected_RO = hidden_RI.double() @ weight_OI.T + bias_O
+    # Inputs, weights and output are rounded once each.
+    bound_RO = 3 * BFLOAT16_ROUNDING * (hidden_RI.double().abs() @ weight_OI.abs().T + bias_O.abs())
+    assert output_RO.dtype == hidden_dtype
+    assert ((output_RO.double() - expected_RO).abs() <= bound_RO).all()
+
+
+def test_many_rows_in_float32_are_not_rounded() -> None:
+    torch.manual_seed(4)
+    layer = build_int4(64, 96, group_size=32)
+    hidden_RI = torch.randn(PACKED_MAX_ROWS + 1, 96)
+
+    output_RO = PackedInt4Linear(layer, torch.float32)(hidden_RI)
+
+    torch.testing.assert_close(output_RO, layer(hidden_RI), rtol=1e-5, atol=1e-4)
+
+
+def test_scales_that_bfloat16_cannot_hold_cost_their_own_rounding_alone() -> None:
+    torch.manual_seed(5)
+    layer = build_int4(64, 64, group_size=32)
+    layer.weight_scale.data = layer.weight_scale.data * (1 + torch.rand(64, 2))
+
+    output_RO = PackedInt4Linear(layer, torch.float32)(torch.eye(64))
+
+    # One input is 1, which is exact, so that only scale and output are rounded.
+    assert ((output_RO - layer.weight.T).abs() <= 2.01 * BFLOAT16_ROUNDING * layer.weight.T.abs()).all()
+
+
+def test_a_row_does_not_depend_on_the_rows_beside_it() -> None:
+    torch.manual_seed(6)
+    layer = PackedInt4Linear(build_int4(128, 256, group_size=64), torch.bfloat16)
+    hidden_RI = torch.randn(PACKED_MAX_ROWS, 256)
+
+    together_RO = layer(hidden_RI)
+    alone_RO = torch.cat([layer(row_1I) for row_1I in hidden_RI.split(1)])
+
+    assert torch.equal(together_RO, alone_RO)
+
+
+@pytest.mark.parametrize("num_rows", [2, 200])
+def test_leading_axes_are_kept(num_rows: int) -> None:
+    layer = PackedInt4Linear(build_int4(64, 32, group_size=32), torch.bfloat16)
+
+    assert layer(torch.randn(3, num_rows, 32)).shape == (3, num_rows, 64)
+
+
+@SHAPES
+def test_a_packed_layer_takes_as_much_memory_as_the_codes_and_scales_on_disk(
+    num_out: int, num_in: int, group_size: int
+) -> None:
+    layer = build_int4(num_out, num_in, group_size=group_size)
+
+    packed = PackedInt4Linear(layer, torch.bfloat16)
+
+    held = [value for value in vars(packed).values() if isinstance(value, torch.Tensor)]
+    on_disk = layer.weight_packed.nbytes + layer.weight_scale.nbytes
+    assert sum(tensor.nbytes for tensor in held) == on_disk
+
+
+def test_a_packed_layer_still_shows_its_weight() -> None:
+    layer = build_int4(192, 64, group_size=64)
+
+    assert torch.equal(PackedInt4Linear(layer, torch.float32).weight, layer.weight)
+
+
+def test_all_codes_of_four_bits_are_multiplied() -> None:
+    layer = build_int4(64, 32, group_size=32)
+    # -8 is none of ours, but another's way of rounding may use it.
+    layer.weight_packed.data = torch.randint(-(2**31), 2**31, (64, 4)).to(torch.int32)
+    layer.weight_scale.data.fill_(1.0)
+
+    output_RO = PackedInt4Linear(layer, torch.float32)(torch.eye(32))
+
+    assert layer.codes.min() == -8
+    assert torch.equal(output_RO, layer.codes.float().T)
+
+
+def test_output_features_that_fill_no_whole_panels_are_not_packed() -> None:
+    assert not can_pack_int4(build_int4(find_panel_width() + 16, 32, group_size=32))
+
+
+def test_a_layout_that_is_not_known_is_not_packed(monkeypatch: pytest.MonkeyPatch) -> None:
+    pack = packed_int4._pack
+    monkeypatch.setattr(packed_int4, "_pack", lambda codes_OI: pack(codes_OI).flip(0))
+    find_panel_width.cache_clear()
+
+    try:
+        assert find_panel_width() == 0
+        assert not can_pack_int4(build_int4(64, 32, group_size=32))
+    finally:
+        find_panel_width.cache_clear()
