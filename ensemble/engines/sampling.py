@@ -24,8 +24,9 @@ class Sampler:
     """How one request draws its tokens; ``generator`` None is greedy.
 
     One uniform number is drawn for each token, so a seed gives the same draws whatever else is in the batch, and the
-    same completion as far as the logits are the same. Those of an int8 checkpoint on a CPU are not quite: passes of up
-    to ``PACKED_MAX_ROWS`` tokens round the activations to bfloat16 and larger ones do not (see ``Int8Linear``).
+    same completion as far as the logits are the same. Those of a checkpoint with few bits on a CPU are not quite:
+    passes of few tokens and of many take different products, which round differently (``packed_int8``,
+    ``packed_int4``).
     """
 
     temperature: float

@@ -72,7 +72,7 @@ def test_a_row_does_not_depend_on_the_rows_beside_it() -> None:
     hidden_RI = torch.randn(PACKED_MAX_ROWS, 256)
 
     together_RO = layer(hidden_RI)
-    alone_RO = torch.cat([layer(row_1I) for row_1I in hidden_RI.split(1)])
+    alone_RO = torch.cat([layer(hidden_I[None]) for hidden_I in hidden_RI])
 
     assert torch.equal(together_RO, alone_RO)
 
