@@ -19,6 +19,8 @@ from ensemble.checkpoints.layer_names import check_layer_name
 from ensemble.errors import CheckpointError
 
 if TYPE_CHECKING:
+    from collections.abc import Container
+
     from torch import Tensor
 
 METHOD = "compressed-tensors"
@@ -26,11 +28,14 @@ FORMAT = "pack-quantized"
 _CODES_PER_WORD = 4
 _SIGN_BIT = 0x80
 """Flipping it adds the offset of 128 to a code in two's complement, or takes it away."""
-_WEIGHTS = {"num_bits": 8, "type": "int", "symmetric": True, "strategy": "channel", "dynamic": False}
+CHANNEL_WEIGHTS = {"num_bits": 8, "type": "int", "symmetric": True, "strategy": "channel", "dynamic": False}
 
 
-def describe_int8(*, ignore: tuple[str, ...]) -> dict[str, Any]:
-    """Make the ``quantization_config`` of a checkpoint; ``ignore`` names, in full, the linear layers left float."""
+def describe_int8(*, ignore: tuple[str, ...], heads: tuple[str, ...] = ()) -> dict[str, Any]:
+    """Make the ``quantization_config`` of a checkpoint; ``ignore`` names, in full, the linear layers left float.
+
+    ``heads`` names those that give a token's logits, which vLLM does not count among linear layers.
+    """
     return {
         "quant_method": METHOD,
         "format": FORMAT,
@@ -38,8 +43,8 @@ def describe_int8(*, ignore: tuple[str, ...]) -> dict[str, Any]:
         "config_groups": {
             "group_0": {
                 "format": FORMAT,
-                "targets": ["Linear"],
-                "weights": dict(_WEIGHTS),
+                "targets": ["Linear", *heads],
+                "weights": dict(CHANNEL_WEIGHTS),
                 "input_activations": None,
                 "output_activations": None,
             }
@@ -61,9 +66,9 @@ def read_int8_ignore(where: str, quantization: object) -> tuple[str, ...]:
     ours = (
         described.get("quant_method") == METHOD
         and described.get("format") == FORMAT
-        and all(weights.get(key, value) == value for key, value in _WEIGHTS.items())
-        and weights.get("num_bits") == _WEIGHTS["num_bits"]
-        and group.get("targets") == ["Linear"]
+        and all(weights.get(key, value) == value for key, value in CHANNEL_WEIGHTS.items())
+        and weights.get("num_bits") == CHANNEL_WEIGHTS["num_bits"]
+        and "Linear" in (group.get("targets") or ())
         and not group.get("input_activations")
     )
     if not ours:
@@ -107,8 +112,8 @@ def pack_tensors(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return packed
 
 
-def unpack_tensors(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Undo ``pack_tensors``.
+def unpack_tensors(tensors: dict[str, Tensor], *, layers: Container[str] | None = None) -> dict[str, Tensor]:
+    """Undo ``pack_tensors``, of these layers alone where they are named.
 
     Raises:
         KeyError: the shape of a packed weight is absent.
@@ -116,7 +121,9 @@ def unpack_tensors(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """
     unpacked: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
-        if name.endswith(".weight_packed"):
+        if layers is not None and name.rpartition(".")[0] not in layers:
+            unpacked[name] = tensor
+        elif name.endswith(".weight_packed"):
             stem = name.removesuffix("_packed")
             num_rows, num_columns = tensors[f"{stem}_shape"].tolist()
             unpacked[stem] = _unpack_codes(tensor, num_columns).view(num_rows, num_columns)

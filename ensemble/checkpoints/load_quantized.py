@@ -12,7 +12,7 @@ from torch import nn
 from transformers import AutoConfig
 
 from ensemble.checkpoints.folder import find_weight_files
-from ensemble.checkpoints.int4_format import is_int4, read_int4_layers
+from ensemble.checkpoints.int4_format import Int4Layers, is_int4, read_int4_layers
 from ensemble.checkpoints.int4_linear import Int4Linear
 from ensemble.checkpoints.int8_format import read_int8_ignore, unpack_tensors
 from ensemble.checkpoints.int8_linear import Int8Linear
@@ -22,11 +22,13 @@ from ensemble.checkpoints.w8a8_linear import W8A8Linear
 from ensemble.errors import CheckpointError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
     from pathlib import Path
 
     from torch import Tensor
     from transformers import PreTrainedModel
+
+    Unpack = Callable[[dict[str, Tensor]], dict[str, Tensor]]
 
 _FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
@@ -37,14 +39,14 @@ def load_quantized_model(folder: Path, quantization: object, dtype: torch.dtype,
     Raises:
         CheckpointError: the weights are quantised in another way, or do not fit the config.
     """
-    place, is_packed_int8 = _read_description(str(folder), quantization)
+    place, unpack = _read_description(str(folder), quantization)
     config = AutoConfig.from_pretrained(folder, local_files_only=True)
     del config.quantization_config
     # Buffers stay real: rotary frequencies are computed, not stored.
     with init_empty_weights(include_buffers=False):
         model: PreTrainedModel = auto_class.from_config(config, dtype=dtype)
         place(model)
-    tensors = _read_tensors(folder, dtype, is_packed_int8=is_packed_int8)
+    tensors = _read_tensors(folder, dtype, unpack)
     expected = set(model.state_dict()) - set(model.all_tied_weights_keys)
     if odd := sorted(expected.symmetric_difference(tensors)):
         raise CheckpointError(
@@ -55,14 +57,16 @@ def load_quantized_model(folder: Path, quantization: object, dtype: torch.dtype,
     return model
 
 
-def _read_description(where: str, quantization: object) -> tuple[Callable[[nn.Module], object], bool]:
-    """Say how to put a checkpoint's kind of layers into a model, and whether its codes are packed 8-bit ones."""
+def _read_description(where: str, quantization: object) -> tuple[Callable[[nn.Module], object], Unpack]:
+    """Say how to put a checkpoint's kind of layers into a model, and how its tensors become theirs."""
     if has_w8a8_format(quantization):
-        return partial(place_w8a8_layers, form=W8A8Format.read(where, quantization)), False
+        return partial(place_w8a8_layers, form=W8A8Format.read(where, quantization)), dict
     if is_int4(quantization):
         layers = read_int4_layers(where, quantization)
-        return partial(place_int4_layers, group_size_by_layer=layers, where=where), False
-    return partial(place_int8_layers, ignore=read_int8_ignore(where, quantization)), True
+        return partial(place_int4_layers, layers=layers, where=where), partial(
+            unpack_tensors, layers=layers.int8_layers
+        )
+    return partial(place_int8_layers, ignore=read_int8_ignore(where, quantization)), unpack_tensors
 
 
 def place_w8a8_layers(model: nn.Module, form: W8A8Format) -> None:
@@ -79,14 +83,14 @@ def place_w8a8_layers(model: nn.Module, form: W8A8Format) -> None:
             model.set_submodule(name, empty)
 
 
-def place_int4_layers(model: nn.Module, group_size_by_layer: Mapping[str, int], *, where: str) -> None:
-    """Put an empty ``Int4Linear`` in the place of every layer that is named.
+def place_int4_layers(model: nn.Module, layers: Int4Layers, *, where: str) -> None:
+    """Put an empty ``Int4Linear`` or ``Int8Linear`` in the place of every layer that is named.
 
     Raises:
         CheckpointError: the model has no such linear layer, or its groups do not fit.
     """
     modules = dict(model.named_modules())
-    for name, group_size in group_size_by_layer.items():
+    for name, group_size in layers.group_size_by_layer.items():
         layer = modules.get(name)
         if not isinstance(layer, nn.Linear) or layer.in_features % group_size:
             raise CheckpointError(
@@ -94,6 +98,11 @@ def place_int4_layers(model: nn.Module, group_size_by_layer: Mapping[str, int], 
             )
         empty = Int4Linear(layer.in_features, layer.out_features, group_size=group_size, bias=layer.bias is not None)
         model.set_submodule(name, empty)
+    for name in layers.int8_layers:
+        layer = modules.get(name)
+        if not isinstance(layer, nn.Linear):
+            raise CheckpointError(where, f"{name} is no linear layer", "give a whole checkpoint")
+        model.set_submodule(name, _empty_int8(layer))
 
 
 def place_int8_layers(model: nn.Module, *, ignore: tuple[str, ...]) -> list[str]:
@@ -102,17 +111,20 @@ def place_int8_layers(model: nn.Module, *, ignore: tuple[str, ...]) -> list[str]
         name for name, layer in model.named_modules() if isinstance(layer, nn.Linear) and not is_ignored(name, ignore)
     ]
     for name in names:
-        layer = cast("nn.Linear", model.get_submodule(name))
-        model.set_submodule(name, Int8Linear(layer.in_features, layer.out_features, bias=layer.bias is not None))
+        model.set_submodule(name, _empty_int8(cast("nn.Linear", model.get_submodule(name))))
     return names
 
 
-def _read_tensors(folder: Path, dtype: torch.dtype, *, is_packed_int8: bool) -> dict[str, Tensor]:
+def _empty_int8(layer: nn.Linear) -> Int8Linear:
+    return Int8Linear(layer.in_features, layer.out_features, bias=layer.bias is not None)
+
+
+def _read_tensors(folder: Path, dtype: torch.dtype, unpack: Unpack) -> dict[str, Tensor]:
     tensors: dict[str, Tensor] = {}
     for path in find_weight_files(folder):
         tensors |= load_file(path)
     # Scales stay float32: they are few, and rounding them would shift whole rows. Float8 holds codes.
     return {
         name: tensor.to(dtype) if tensor.dtype in _FLOATS and not name.endswith(".weight_scale") else tensor
-        for name, tensor in (unpack_tensors(tensors) if is_packed_int8 else tensors).items()
+        for name, tensor in unpack(tensors).items()
     }

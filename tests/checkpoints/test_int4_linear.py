@@ -12,12 +12,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ensemble.checkpoints.int4_format import describe_int4, is_int4, read_int4_layers
+from ensemble.checkpoints.int4_format import Int4Layers, describe_int4, is_int4, read_int4_layers
 from ensemble.checkpoints.int4_linear import Int4Linear, choose_group_size, pack_codes, quantize_weight, unpack_codes
 from ensemble.checkpoints.int8_format import describe_int8
 from ensemble.errors import CheckpointError
 
-LAYERS = {"model.layers.0.q": 128, "model.layers.0.k": 32}
+LAYERS = Int4Layers(
+    group_size_by_layer={"model.layers.0.q": 128, "model.layers.0.k": 32}, int8_layers=("model.layers.0.v", "lm_head")
+)
 
 
 @given(st.integers(1, 6), st.integers(1, 3), st.floats(1e-20, 1e20), st.integers(0, 2**31))
@@ -84,7 +86,7 @@ def test_the_group_is_the_largest_that_divides(in_features: int, size: int | Non
 
 
 def test_a_description_is_read_as_it_was_made() -> None:
-    described = describe_int4(LAYERS, ignore=("lm_head",))
+    described = describe_int4(LAYERS, ignore=("model.layers.0.o",))
 
     assert is_int4(described)
     assert read_int4_layers("x", described) == LAYERS
@@ -92,7 +94,7 @@ def test_a_description_is_read_as_it_was_made() -> None:
 
 
 def spoil(**changes: Any) -> dict[str, Any]:
-    described = describe_int4({"model.layers.0.q": 128}, ignore=())
+    described = describe_int4(Int4Layers(group_size_by_layer={"model.layers.0.q": 128}), ignore=())
     group = described["config_groups"]["group_0"]
     for key, value in changes.items():
         target = described if key in described else group if key in group else group["weights"]
