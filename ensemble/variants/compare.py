@@ -18,7 +18,7 @@ from ensemble.variants.figures import ComparisonFigures
 from ensemble.variants.findings import Findings, build_figures
 from ensemble.variants.lineage import Candidate, Family
 from ensemble.variants.text_reader import KEPT_BYTES, TextReader
-from ensemble.variants.text_reading import read_text
+from ensemble.variants.text_reading import measure_decoding_drift, read_text
 from ensemble.variants.turns import find_early_ends, take_turns
 from ensemble.voting.ballot import Abstention
 
@@ -60,10 +60,12 @@ class _FamilyRun:
                 continue
             self.on_phase(f"{member.name}: text", 0.0)
             beside = None if reader is original else original
+            found, passages = self.findings[member.name], self.task.text.passages
             try:
-                self.findings[member.name].reading = read_text(reader, self.task.text.passages, original=beside)
+                found.reading = read_text(reader, passages, original=beside)
+                found.decoding_drift = measure_decoding_drift(reader, passages[0])
             except CheckpointError as error:
-                self.findings[member.name].missing.append(f"no figures on text: {error.problem}")
+                found.missing.append(f"no figures on text: {error.problem}")
 
     def run_engines(self) -> None:
         """Start every engine, ask the items, and time all in turns."""

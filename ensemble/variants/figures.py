@@ -49,6 +49,10 @@ class VariantFigures:
     """The steps of its recipe, where a compression of ours wrote it."""
     sizes: Sizes
     text: TextFigures | None
+    decoding_drift: float | None
+    """How far, in nats a token, its distributions move when few tokens are read at a time, as in decoding.
+
+    Quantised layers may multiply few rows by another kernel, which figures on text say nothing about."""
     beside: TextComparison | None
     items: ItemFigures | None
     speeds: tuple[SpeedFigures, ...]

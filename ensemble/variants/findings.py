@@ -30,6 +30,7 @@ class Findings:
     """What is known of one checkpoint so far; ``missing`` says why what is not known is not."""
 
     reading: TextReading | None = None
+    decoding_drift: float | None = None
     votes_by_scoring: dict[ScoringRuleName, tuple[Vote, ...]] = field(default_factory=dict)
     rounds: tuple[SpeedRound, ...] = ()
     grown_bytes: int | None = None
@@ -93,6 +94,7 @@ def _variant_figures(
         made_by=member.made_by,
         sizes=_measure_sizes(member, family, task, found),
         text=measure_text(found.reading) if found.reading else None,
+        decoding_drift=found.decoding_drift,
         beside=beside,
         items=_item_figures(found, original, task, is_original=is_original),
         speeds=build_speed_figures(found.rounds, () if is_original else original.rounds) if found.rounds else (),

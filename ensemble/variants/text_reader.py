@@ -11,6 +11,7 @@ import torch
 
 from ensemble.checkpoints import load_checkpoint
 from ensemble.checkpoints.progress import OnPhase, ignore_phase
+from ensemble.engines.block_pool import BLOCK_TOKENS
 from ensemble.engines.forward_passes import ForwardPasses, Segment
 from ensemble.engines.model_loading import choose_device
 from ensemble.engines.model_preparation import Precision, prepare_model
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
 
 KEPT_BYTES = 2 * 2**30
 """Of an original's distributions so much is kept for its next variant; what does not fit is worked out again."""
+
+PIECE_TOKENS = 8
+"""As many rows as a small batch decodes."""
 
 
 class TextReader:
@@ -88,3 +92,17 @@ class TextReader:
             self._num_free_bytes -= num_bytes
             self._kept[tokens] = logprobs_TV
         return logprobs_TV
+
+    @torch.inference_mode()
+    def read_in_pieces(self, tokens: tuple[int, ...]) -> torch.Tensor:
+        """Give logprobs_TV as ``read`` does, reading a few tokens at a time after what the cache has of the others.
+
+        So many rows go through a layer when the engine decodes; quantised layers may multiply them by another kernel.
+        """
+        cache = self._passes.new_cache(num_tokens=len(tokens) + BLOCK_TOKENS, reuses_prefixes=False)
+        row = cache.open_row((), capacity=len(tokens))
+        pieces = [
+            self._passes.read([Segment.of_text(tokens[start : start + PIECE_TOKENS], start)], cache, [row])
+            for start in range(0, len(tokens), PIECE_TOKENS)
+        ]
+        return torch.cat(pieces).log_softmax(dim=-1)

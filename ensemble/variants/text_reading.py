@@ -122,6 +122,12 @@ def read_text(reader: TextReader, passages: Sequence[str], *, original: TextRead
     )
 
 
+def measure_decoding_drift(reader: TextReader, passage: str) -> float:
+    """Give the mean KL of what a model gives a few tokens at a time, as in decoding, from what it gives at once."""
+    tokens = encode_passage(reader, passage).tokens
+    return float(_diverge(reader.read(tokens), reader.read_in_pieces(tokens)).mean())
+
+
 def _read_passage(
     reader: TextReader, encoded: EncodedPassage, original: TextReader | None, *, number: int, first_word: int
 ) -> dict[str, Ints | Floats | Bools]:

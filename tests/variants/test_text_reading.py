@@ -18,7 +18,7 @@ from ensemble.variants.engine_setup import EngineSetup
 from ensemble.variants.measure_text import compare_text, measure_text
 from ensemble.variants.passages import load_judging_text
 from ensemble.variants.text_reader import TextReader
-from ensemble.variants.text_reading import TextReading, read_text
+from ensemble.variants.text_reading import TextReading, measure_decoding_drift, read_text
 from tests.checkpoints.tiny_models import build_gemma3, build_llama, build_tokenizer, save
 from tests.engines.tiny_classifiers import bert_config, save_classifier
 
@@ -139,6 +139,23 @@ def test_what_is_beyond_the_context_is_left_out_and_the_cut_word_is_not_whole(or
 
     assert reading.token_N.size == 3
     assert reading.is_whole_W.tolist() == [False, True, True, False, False, False]
+
+
+def test_reading_in_pieces_gives_the_same_and_a_kernel_for_few_rows_shows(
+    original: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reader = TextReader.load(original, CPU)
+    same = measure_decoding_drift(reader, PASSAGES[0])
+    multiply = torch.ops.mkldnn._linear_pointwise
+
+    def round_few_rows(hidden: torch.Tensor, *rest: Any) -> torch.Tensor:
+        product: torch.Tensor = multiply(hidden, *rest)
+        return product.round(decimals=1) if hidden.shape[-2] <= 8 else product
+
+    monkeypatch.setattr(torch.ops.mkldnn, "_linear_pointwise", round_few_rows)
+
+    assert same == pytest.approx(0.0, abs=1e-5)
+    assert measure_decoding_drift(reader, PASSAGES[0]) > 1e-3
 
 
 def test_another_tokenizers_original_is_refused(original: str, tmp_path: Path) -> None:
