@@ -10,8 +10,6 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from ensemble.engines.config import EmbeddedEngineConfig, EngineConfig
 from ensemble.engines.prompt_format import PromptFormat
-from ensemble.environment import cache_dir as cache_dir  # noqa: PLC0414 - moved there
-from ensemble.environment import store_url as store_url  # noqa: PLC0414
 from ensemble.router.config import EnsembleConfig, LimitsConfig, Name
 from ensemble.voting.registry import STRATEGY_NAMES, get_strategy
 from ensemble.voting.strategy import task_of
