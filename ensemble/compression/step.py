@@ -78,7 +78,7 @@ class Step(BaseModel):
 
     def estimate_passes(self, num_windows: int) -> float:
         """Say about how many forward passes of one window the work takes; for the time left alone."""
-        return float(num_windows)
+        return 0.0 if self.is_last else float(num_windows)
 
     def digest_files(self) -> dict[str, str]:
         """Digest the files that the options name, on which the result depends as on the options; findings repeat it."""

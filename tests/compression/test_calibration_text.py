@@ -47,6 +47,7 @@ def test_the_last_quarter_judges_and_the_rest_calibrates() -> None:
     tokens = build_tokenizer()(source.text)["input_ids"]
     num_held_out = len(tokens) // 4 // WINDOW_TOKENS * WINDOW_TOKENS
     assert parts.held_out_WT.flatten().tolist() == tokens[len(tokens) - num_held_out :]
+    assert len(calibrating) * WINDOW_TOKENS <= len(tokens) - num_held_out
 
 
 def test_the_seed_decides_which_windows_and_their_order_but_never_what_is_held_out() -> None:
