@@ -9,14 +9,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ensemble.checkpoints.int8_linear import choose_scale
-
 GROUP_SIZES = (128, 64, 32)
 LARGEST_CODE = 7
 _BITS = 4
 _CODES_PER_WORD = 8
 CODE_OFFSET = 8
 """Codes lie on disk and in memory as 0 to 15."""
+_SCALE_BITS = 5
 
 
 def choose_group_size(in_features: int) -> int | None:
@@ -24,15 +23,30 @@ def choose_group_size(in_features: int) -> int | None:
     return next((size for size in GROUP_SIZES if in_features % size == 0), None)
 
 
+def choose_group_scale(largest: Tensor) -> Tensor:
+    """Give the scales (float32) by which magnitudes become about the largest code; 1 where the magnitude is 0.
+
+    They have 5 significant bits, so that a code times its scale is a value of bfloat16, which has 8: unpacked into
+    bfloat16 a weight is still what its codes stand for. The largest code is off by less than a half for it.
+    """
+    significand, exponent = torch.frexp(largest.float() / LARGEST_CODE)
+    scale = torch.ldexp((significand * 2**_SCALE_BITS).round(), exponent - _SCALE_BITS)
+    return torch.where(scale > 0, scale, torch.ones_like(scale))
+
+
+def has_exact_products(scale_OG: Tensor) -> bool:
+    """Say whether every code times its scale is a value of bfloat16."""
+    return torch.equal(scale_OG * LARGEST_CODE, (scale_OG * LARGEST_CODE).bfloat16().float())
+
+
 def quantize_weight(weight_OI: Tensor, group_size: int) -> tuple[Tensor, Tensor]:
     """Round a weight to the nearest of 15 values a group, symmetric about zero, which stays exact.
 
     Gives the codes (int8, [O, I], -7 to 7) and the scales (float32, [O, G]). Every weight is off by at most half its
-    group's scale, which is the group's largest magnitude divided by 7, as a value of bfloat16. A group of zeros gets
-    the scale 1.
+    group's scale, which is about the group's largest magnitude divided by 7. A group of zeros gets the scale 1.
     """
     weight_OGS = weight_OI.float().reshape(len(weight_OI), -1, group_size)
-    scale_OG = choose_scale(weight_OGS.abs().amax(dim=-1), LARGEST_CODE)
+    scale_OG = choose_group_scale(weight_OGS.abs().amax(dim=-1))
     codes_OGS = (weight_OGS / scale_OG.unsqueeze(-1)).round().clamp(-LARGEST_CODE, LARGEST_CODE)
     return codes_OGS.to(torch.int8).flatten(1), scale_OG
 

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ensemble.checkpoints.int4_linear import LARGEST_CODE
-from ensemble.checkpoints.int8_linear import choose_scale
+from ensemble.checkpoints.int4_linear import LARGEST_CODE, choose_group_scale
 from ensemble.compression.optimal_brain import ChangeColumn, change_columns
 
 if TYPE_CHECKING:
@@ -26,7 +25,7 @@ def quantize_by_gptq(weight_OI: Tensor, factor_II: Tensor, group_size: int) -> t
     scales: list[Tensor] = []
 
     def plan_group(group_OS: Tensor, _factor_S: Tensor) -> ChangeColumn:
-        scale_O = choose_scale(group_OS.abs().amax(dim=1), LARGEST_CODE)
+        scale_O = choose_group_scale(group_OS.abs().amax(dim=1))
         scales.append(scale_O)
         return lambda _column, weight_O: (weight_O / scale_O).round().clamp(-LARGEST_CODE, LARGEST_CODE) * scale_O
 

@@ -24,7 +24,7 @@ from functools import cache
 import torch
 from torch import Tensor, nn
 
-from ensemble.checkpoints.int4_linear import CODE_OFFSET, LARGEST_CODE, Int4Linear
+from ensemble.checkpoints.int4_linear import CODE_OFFSET, LARGEST_CODE, Int4Linear, has_exact_products
 from ensemble.engines.onednn_product import multiply
 
 PACKED_MAX_ROWS = 64
@@ -36,9 +36,9 @@ _NIBBLE = 15
 class PackedInt4Linear(nn.Module):
     """Takes the place of an ``Int4Linear`` on a CPU; as large as that one, which can be let go.
 
-    With few rows the inputs, the scales and the output are rounded to bfloat16, each by at most 2**-8 of itself, and a
-    row's output does not depend on the rows beside it. Many rows are multiplied by the unpacked weight: in bfloat16,
-    inputs, weights and output are rounded, in float32 nothing is.
+    With few rows and many, inputs, scales and output are rounded to bfloat16, by at most 2**-8 of each, and nothing
+    else is: what is multiplied beside a row changes the order of its sums at most, and nothing at all among few rows.
+    So many rows are multiplied in bfloat16 only where the unpacked weight has its values, and else in float32.
     """
 
     def __init__(self, linear: Int4Linear, dtype: torch.dtype) -> None:
@@ -46,7 +46,7 @@ class PackedInt4Linear(nn.Module):
         self.in_features = linear.in_features
         self.out_features = linear.out_features
         self.group_size = linear.group_size
-        self._dtype = dtype
+        self._dtype = dtype if has_exact_products(linear.weight_scale) else torch.float32
         self._panel_width = find_panel_width()
         # No parameters: nobody moves or saves this layout, which is this processor's.
         self._packed = _pack(linear.codes)
@@ -61,15 +61,15 @@ class PackedInt4Linear(nn.Module):
 
     def forward(self, hidden: Tensor) -> Tensor:
         """Multiply ``[..., I]`` to ``[..., O]`` in the dtype of the input."""
-        rows_RI = hidden.reshape(-1, self.in_features)
+        rows_RI = hidden.reshape(-1, self.in_features).to(torch.bfloat16)
         product_RO: Tensor
         if len(rows_RI) <= PACKED_MAX_ROWS:
             # Private in torch, but it has no public spelling; torchao and vLLM call it by the same name.
             product_RO = torch.ops.aten._weight_int4pack_mm_for_cpu(  # noqa: SLF001
-                rows_RI.to(torch.bfloat16), self._packed, self.group_size, self._scale_and_zero_GO2
+                rows_RI, self._packed, self.group_size, self._scale_and_zero_GO2
             )
         else:
-            product_RO = multiply(rows_RI.to(self._dtype), self._unpack().t())
+            product_RO = multiply(rows_RI.to(self._dtype), self._unpack().t()).to(torch.bfloat16)
         output_RO = product_RO.to(hidden.dtype)
         if self._bias is not None:
             output_RO = output_RO + self._bias.to(hidden.dtype)

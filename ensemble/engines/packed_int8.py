@@ -18,6 +18,7 @@ R    8-bit product unpacked, then bfloat16  unpacked, then float32  float bfloat
 
 from __future__ import annotations
 
+from functools import cache
 from typing import TYPE_CHECKING
 
 import torch
@@ -39,9 +40,9 @@ With other shapes it gives wrong products, from other addresses it crashes the p
 class PackedInt8Linear(nn.Module):
     """Takes the place of an ``Int8Linear`` on a CPU, with the same codes.
 
-    With few rows the inputs and their product with the codes are rounded to bfloat16, each by at most 2**-8 of itself,
-    which is well below the weights' own rounding; with many rows that depends on the dtype. Scales and bias are applied
-    in float32.
+    With few rows and many, the inputs and their product with the codes are rounded to bfloat16, by at most 2**-8 of
+    each, which is well below the weights' own rounding, and nothing else is: what is multiplied beside a row changes
+    the order of its sums at most, and nothing at all among few rows. Scales and bias are applied in float32.
     """
 
     def __init__(self, linear: Int8Linear, dtype: torch.dtype) -> None:
@@ -53,8 +54,7 @@ class PackedInt8Linear(nn.Module):
         self._codes_OI = _align(linear.weight.detach())
         self._scale_O = linear.weight_scale.detach().flatten()
         self._bias_O = None if linear.bias is None else linear.bias.detach()
-        # The kernel takes scales as bfloat16 only, which would shift whole rows.
-        self._one_O = torch.ones(self.out_features, dtype=torch.bfloat16)
+        self._one_O = _ones(self.out_features)
 
     @property
     def weight(self) -> Tensor:
@@ -63,15 +63,13 @@ class PackedInt8Linear(nn.Module):
 
     def forward(self, hidden: Tensor) -> Tensor:
         """Multiply ``[..., I]`` to ``[..., O]`` in the dtype of the input."""
-        rows_RI = hidden.reshape(-1, self.in_features)
+        rows_RI = hidden.reshape(-1, self.in_features).to(torch.bfloat16)
         product_RO: Tensor
         if len(rows_RI) <= PACKED_MAX_ROWS:
             # Private in torch, but it has no public spelling; torchao and gpt-fast call it by the same name.
-            product_RO = torch.ops.aten._weight_int8pack_mm(  # noqa: SLF001
-                _align(rows_RI.to(torch.bfloat16)), self._codes_OI, self._one_O
-            )
+            product_RO = torch.ops.aten._weight_int8pack_mm(_align(rows_RI), self._codes_OI, self._one_O)  # noqa: SLF001
         else:
-            product_RO = multiply(rows_RI.to(self._dtype), self._codes_OI.to(self._dtype))
+            product_RO = multiply(rows_RI.to(self._dtype), self._codes_OI.to(self._dtype)).to(torch.bfloat16)
         # Scales are float32, so the result is until the end.
         output_RO = product_RO * self._scale_O
         if self._bias_O is not None:
@@ -86,6 +84,12 @@ class PackedInt8Linear(nn.Module):
 def can_pack_int8(linear: Int8Linear) -> bool:
     """Say whether the kernel takes a layer's shape."""
     return linear.in_features % _INPUT_STEP == 0
+
+
+@cache
+def _ones(num_out: int) -> Tensor:
+    """Give scales that change nothing: the kernel takes bfloat16 only, which would shift whole rows."""
+    return torch.ones(num_out, dtype=torch.bfloat16)
 
 
 def _align(tensor: Tensor) -> Tensor:

@@ -13,7 +13,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ensemble.checkpoints.int4_format import Int4Layers, describe_int4, is_int4, read_int4_layers
-from ensemble.checkpoints.int4_linear import Int4Linear, choose_group_size, pack_codes, quantize_weight, unpack_codes
+from ensemble.checkpoints.int4_linear import (
+    Int4Linear,
+    choose_group_size,
+    has_exact_products,
+    pack_codes,
+    quantize_weight,
+    unpack_codes,
+)
 from ensemble.checkpoints.int8_format import describe_int8
 from ensemble.errors import CheckpointError
 
@@ -119,6 +126,18 @@ def spoil(**changes: Any) -> dict[str, Any]:
 def test_another_way_of_quantising_is_refused(described: object) -> None:
     with pytest.raises(CheckpointError, match="4-bit weights are not in groups"):
         read_int4_layers("x", described)
+
+
+@pytest.mark.parametrize("size", [1e-20, 1.0, 3e4])
+def test_every_code_times_its_scale_is_a_value_of_bfloat16(size: float) -> None:
+    weight_OI = torch.randn(16, 256, generator=torch.Generator().manual_seed(1)) * size
+
+    _, scale_OG = quantize_weight(weight_OI, 32)
+
+    for code in range(-8, 8):
+        assert torch.equal((code * scale_OG).bfloat16().float(), code * scale_OG)
+    assert has_exact_products(scale_OG)
+    assert not has_exact_products(1.1 * scale_OG)
 
 
 def test_scales_are_values_of_bfloat16_before_codes_are_rounded_for_them() -> None:

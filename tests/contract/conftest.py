@@ -15,17 +15,24 @@ from tests.contract.engine_subjects import (
     fused_config,
     shared_vllm_config,
 )
-from tests.engines.tiny_checkpoints import PARROT_TEXT, save_parrot, save_random_gemma, save_random_llama
+from tests.engines.tiny_checkpoints import (
+    PARROT_TEXT,
+    save_few_bits_llama,
+    save_parrot,
+    save_random_gemma,
+    save_random_llama,
+)
 from tests.engines.vllm_runs import NEEDS_VLLM
 
 if TYPE_CHECKING:
     from tests.engines.vllm_runs import SharedVllm
 
 FUSED = ("logit_mix_linear", "logit_mix_geometric", "mix_sample", "speculative")
+SAVE_BY_NAME = {"gemma_with_sliding_window": save_random_gemma, "few_bits": save_few_bits_llama}
 VLLM = pytest.param("vllm", marks=[pytest.mark.vllm, NEEDS_VLLM])
 
 
-@pytest.fixture(scope="session", params=["echo", "llama", "gemma_with_sliding_window", *FUSED, VLLM])
+@pytest.fixture(scope="session", params=["echo", "llama", "gemma_with_sliding_window", "few_bits", *FUSED, VLLM])
 def subject(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Subject:
     """Give every engine in turn."""
     if request.param == "echo":
@@ -61,7 +68,7 @@ def _run_one_checkpoint(request: pytest.FixtureRequest, tmp_path_factory: pytest
     if request.param == "vllm":
         shared: SharedVllm = request.getfixturevalue("tiny_vllm")
         return VllmSubject(checkpoint=shared.checkpoint, config=shared_vllm_config, long_prompt="w3", shared=shared)
-    save = save_random_gemma if request.param == "gemma_with_sliding_window" else save_random_llama
+    save = SAVE_BY_NAME.get(request.param, save_random_llama)
     checkpoint = save(tmp_path_factory.mktemp("one"))
     is_fused = request.param == "fused_with_itself"
     config = fused_config(checkpoint, "logit_mix_linear") if is_fused else embedded_config

@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
 from torch import nn
 from transformers import AutoModelForCausalLM
 
+from ensemble.checkpoints import load_checkpoint
+from ensemble.checkpoints.int4_linear import Int4Linear
+from ensemble.checkpoints.int8_linear import Int8Linear
+from ensemble.engines.config import EmbeddedEngineConfig
+from ensemble.engines.footprint import measure_footprint
 from ensemble.engines.forward_passes import ForwardPasses, Segment
 from ensemble.engines.grouped_attention import use_grouped_attention
 from ensemble.engines.model_preparation import Precision, prepare_model
+from ensemble.engines.packed_int4 import PackedInt4Linear, find_panel_width
+from ensemble.engines.packed_int8 import PackedInt8Linear
 from ensemble.engines.packed_linear import PackedLinear, can_pack, has_bfloat16_products
+from tests.engines.tiny_checkpoints import save_few_bits_llama
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 NEEDS_PACKING = pytest.mark.skipif(not can_pack(), reason="this CPU gains nothing by packing")
 
@@ -98,3 +109,29 @@ def test_a_precision_that_the_device_lacks_is_not_packed_for(monkeypatch: pytest
 @pytest.mark.skipif(not has_bfloat16_products(), reason="this CPU multiplies no bfloat16")
 def test_bfloat16_on_a_cpu_that_has_it_is_for_the_products_alone() -> None:
     assert Precision.choose("auto", "cpu") == Precision(dtype="float32", products=torch.bfloat16)
+
+
+@pytest.mark.skipif(not find_panel_width(), reason="this CPU has no 4-bit product that is known here")
+@pytest.mark.parametrize("dtype", ["auto", "float32"])
+def test_a_prepared_model_of_few_bits_holds_what_was_measured_and_decodes_as_before(tmp_path: Path, dtype: str) -> None:
+    checkpoint = save_few_bits_llama(tmp_path / "few")
+    model = load_checkpoint(checkpoint, dtype="float32", device="cpu").model
+    expected = _decode(model)
+
+    prepare_model(model, checkpoint, Precision.choose(dtype, "cpu"))
+
+    kinds = {type(module) for module in model.modules()}
+    assert {PackedInt4Linear, PackedInt8Linear} < kinds
+    assert not {Int4Linear, Int8Linear} & kinds
+    assert (_decode(model) - expected).norm() < 0.05 * expected.norm()
+    tensors = {
+        held.data_ptr(): held.nbytes
+        for module in model.modules()
+        for held in (*module.parameters(recurse=False), *vars(module).values())
+        if isinstance(held, torch.Tensor)
+    }
+    measured = measure_footprint(
+        EmbeddedEngineConfig(dtype=dtype), checkpoint=checkpoint, on_gpu=False, cache_dir=tmp_path
+    )
+    # The layers' shapes lie on disk alone, and a few ones beside the head's codes here alone.
+    assert sum(tensors.values()) == pytest.approx(measured.weight_bytes, rel=0.01)

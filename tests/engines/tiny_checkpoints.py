@@ -16,6 +16,10 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from ensemble.checkpoints.write import collect_tensors, write_checkpoint
+from ensemble.compression.steps.quantize_int4 import QuantizeInt4
+from tests.compression.step_contexts import build_context
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
@@ -51,6 +55,23 @@ def save_random_gemma(folder: Path) -> str:
         initializer_range=_INIT_STD,
     )
     return _save(Gemma3ForCausalLM(config), _word_tokenizer(), folder)
+
+
+def save_few_bits_llama(folder: Path) -> str:
+    """Save a random Llama over the same words whose layers have 4 bits, its down projections and its head 8.
+
+    Its layers are large enough for a CPU's 4-bit product.
+    """
+    torch.manual_seed(3)
+    sizes = {**_sizes(NUM_WORDS + 3), "hidden_size": 128, "intermediate_size": 192, "tie_word_embeddings": True}
+    model = LlamaForCausalLM(LlamaConfig(**sizes, initializer_range=_INIT_STD))  # type: ignore[no-untyped-call]
+    step = QuantizeInt4(group_size=32, int8=("down_proj",), quantize_head=True)
+    rounded = step.take(model, build_context())
+    folder.mkdir(parents=True, exist_ok=True)
+    write_checkpoint(
+        folder, collect_tensors(model), model=model, tokenizer=_word_tokenizer(), quantization=rounded.quantization
+    )
+    return str(folder)
 
 
 def save_parrot(folder: Path, text: str, *, broken_by: str = "", **sizes: Any) -> str:
