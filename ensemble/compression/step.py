@@ -38,6 +38,8 @@ class StepContext:
     """Of this step alone."""
     scratch: Path
     """An empty folder of the step's own, removed afterwards."""
+    progress: Path
+    """A folder in which a killed run of this very step finds again what it left; removed once the step is finished."""
     on_phase: OnPhase = ignore_phase
 
 

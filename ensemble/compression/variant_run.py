@@ -158,7 +158,12 @@ class VariantRun:
         result = StepResult(findings={})
         for number in range(len(findings), len(self.recipe.steps)):
             step, begun_s = self.recipe.steps[number], time.monotonic()
-            with clock.next_part() as on_phase, full_disk_told(work.folder), work.scratch() as scratch:
+            with (
+                clock.next_part() as on_phase,
+                full_disk_told(work.folder),
+                work.scratch() as scratch,
+                work.progress(number) as progress,
+            ):
                 context = StepContext(
                     calibrate_WT=self.text.calibrate_WT,
                     tokenizer=self.source.tokenizer,
@@ -166,6 +171,7 @@ class VariantRun:
                     original_layers=_trace_layers(num_layers, findings),
                     seed=self.recipe.seed + number,
                     scratch=scratch,
+                    progress=progress,
                     on_phase=on_phase,
                 )
                 result = step.take(model, context)

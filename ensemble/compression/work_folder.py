@@ -86,6 +86,19 @@ class WorkFolder:
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
+    @contextmanager
+    def progress(self, number: int) -> Iterator[Path]:
+        """Give a step the folder in which it keeps how far it is; it stays if the step does not come to its end."""
+        folder = self.folder / f"progress-{number:02}"
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            yield folder
+        finally:
+            with suppress(OSError):
+                # There is nothing in it yet.
+                folder.rmdir()
+        shutil.rmtree(folder, ignore_errors=True)
+
     def count_bytes(self) -> int:
         """Say how much is kept."""
         return sum(path.stat().st_size for path in self.folder.rglob("*") if path.is_file())

@@ -19,6 +19,7 @@ CLASSES: tuple[type[Step], ...] = tuple(
 )
 """All that run here: one needs an environment of its own (``make compress-env``)."""
 OPTIONS_BY_TYPE: dict[str, dict[str, Any]] = {
+    "distill": {"tokens": 8 * 64},
     "llm_compressor": {"modifiers": [{"name": "GPTQModifier", "options": {"scheme": "W4A16", "ignore": ["lm_head"]}}]},
     "prune_layers": {"num_layers": 1},
     "prune_width": {"width": 48, "multiple_of": 16},

@@ -29,6 +29,7 @@ def build_context(
     load_original: Callable[[], PreTrainedModel] = build_llama,
     original_layers: tuple[int, ...] = (0, 1, 2, 3),
     scratch: Path = Path("/nowhere"),
+    progress: Path | None = None,
     on_phase: OnPhase = ignore_phase,
 ) -> StepContext:
     """Build a context for the tiny models."""
@@ -39,5 +40,6 @@ def build_context(
         original_layers=original_layers,
         seed=0,
         scratch=scratch,
+        progress=scratch if progress is None else progress,
         on_phase=on_phase,
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from ensemble.compression.work_folder import KEPT_DAYS, WorkFolder, open_text_folder, open_work_folder
@@ -58,4 +59,17 @@ def test_a_run_that_ended_before_anything_was_whole_leaves_no_folder(tmp_path: P
     with open_work_folder(tmp_path, {}, output=tmp_path / "one") as work, work.scratch() as scratch:
         (scratch / "something").write_text("")
 
+    assert not work.folder.exists()
+
+
+def test_what_a_step_keeps_of_its_progress_stays_until_the_step_is_finished(tmp_path: Path) -> None:
+    with open_work_folder(tmp_path, {}, output=tmp_path / "out") as work:
+        with suppress(KeyboardInterrupt), work.progress(1) as folder:
+            (folder / "half").touch()
+            raise KeyboardInterrupt
+        with work.progress(1) as again:
+            left = [path.name for path in again.iterdir()]
+
+    assert left == ["half"]
+    assert not folder.exists()
     assert not work.folder.exists()

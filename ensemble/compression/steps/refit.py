@@ -45,6 +45,10 @@ class Refit(Step):
         """See that the layers are known."""
         find_decoder_parts(empty, self.type)
 
+    def estimate_passes(self, num_windows: int) -> float:
+        """Count a pass of each model, and about one more for the products."""
+        return 3.0 * min(num_windows, self.max_windows)
+
     @torch.inference_mode()
     def take(self, model: PreTrainedModel, context: StepContext) -> StepResult:
         """Refit every layer; tell, a layer and part, the ridge and the share of what was missing that it gives back.

@@ -6,6 +6,7 @@ from typing import Annotated
 
 from pydantic import Field
 
+from ensemble.compression.steps.distill import Distill
 from ensemble.compression.steps.llm_compressor import LlmCompressor
 from ensemble.compression.steps.prune_layers import PruneLayers
 from ensemble.compression.steps.prune_weights import PruneWeights
@@ -21,6 +22,7 @@ AnyStep = Annotated[
     | PruneWeights
     | PruneWidth
     | Refit
+    | Distill
     | QuantizeInt8
     | QuantizeInt4
     | QuantizeW8A8
