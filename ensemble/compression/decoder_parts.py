@@ -6,7 +6,7 @@ Axes: D hidden width.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import torch
 from torch import nn
@@ -20,7 +20,10 @@ if TYPE_CHECKING:
 
 _NORMS = ("input_layernorm", "post_attention_layernorm")
 _SANDWICH_NORMS = (*_NORMS, "pre_feedforward_layernorm", "post_feedforward_layernorm")
-_ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
+PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj")
+"""Of attention."""
+HEAD_NORMS = ("q_norm.weight", "k_norm.weight")
+"""Attention's other weights: the same for every head, and as wide as one."""
 _MLP = ("gate_proj", "up_proj", "down_proj")
 Part = Literal["attention", "mlp"]
 PARTS: tuple[Part, Part] = ("attention", "mlp")
@@ -40,7 +43,7 @@ class DecoderParts:
 
     def linear(self, name: str) -> nn.Linear:
         """Give a projection by its name in Llama."""
-        return cast("nn.Linear", getattr(self.attention if name in _ATTENTION else self.mlp, name))
+        return cast("nn.Linear", getattr(self.attention if name in PROJECTIONS else self.mlp, name))
 
     def last(self, part: Part) -> nn.Linear:
         """Give the projection that a part ends with."""
@@ -73,7 +76,7 @@ def _find_parts(layer: nn.Module) -> DecoderParts | None:
     attention, mlp = children.pop("self_attn", None), children.pop("mlp", None)
     has_linears = all(
         isinstance(getattr(part, name, None), nn.Linear)
-        for part, names in ((attention, _ATTENTION), (mlp, _MLP))
+        for part, names in ((attention, PROJECTIONS), (mlp, _MLP))
         for name in names
     )
     is_plain = set(children) == set(_NORMS)
@@ -117,3 +120,9 @@ def read_gain(norm: nn.Module, width: int) -> Tensor:
     """Give what a norm multiplies each normalised channel with: ``gain_D``; Gemma keeps it less 1."""
     gain_D: Tensor = norm(torch.ones(width))
     return gain_D
+
+
+def read_epsilon(norm: nn.Module) -> float:
+    """Give what a norm adds to the mean square."""
+    options: Any = vars(norm)
+    return float(options.get("variance_epsilon", options.get("eps", 0.0)))

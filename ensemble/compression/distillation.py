@@ -51,6 +51,7 @@ class Objective:
 
     original: PreTrainedModel
     original_layers: tuple[int, ...]
+    original_hidden: tuple[int, ...]
     temperature: float
     cross_entropy: float
     hidden: float
@@ -72,9 +73,10 @@ class Objective:
     def _measure_hidden(self, given: Sequence[Tensor], wanted: Sequence[Tensor]) -> Tensor:
         """Give the mean squared distance of what leaves each layer but the last, relative to the original's size."""
         # The first entry is the embeddings; the last one has been through the final norm.
+        channels_D = torch.tensor(self.original_hidden)
         errors = []
         for layer, number in enumerate(self.original_layers[:-1], start=1):
-            wanted_WTD = wanted[number + 1]
+            wanted_WTD = wanted[number + 1][..., channels_D]
             distance_WT = (given[layer] - wanted_WTD).square().sum(dim=-1)
             errors.append((distance_WT / wanted_WTD.square().sum(dim=-1)).mean())
         return torch.stack(errors).mean() if errors else torch.zeros(())

@@ -34,6 +34,8 @@ class StepContext:
     """Loads the source's model again, in float32, frozen, for the caller to keep or drop."""
     original_layers: tuple[int, ...]
     """For each decoder layer of the model as it is now, its number in the original; empty without decoder layers."""
+    original_hidden: tuple[int, ...]
+    """For each channel of the residual stream as it is now, its number in the original; empty without such layers."""
     seed: int
     """Of this step alone."""
     scratch: Path
@@ -48,7 +50,8 @@ class StepResult:
     """What a step found, as JSON; and, of a quantising one, how its weights lie on disk."""
 
     findings: dict[str, Any]
-    """A step that drops decoder layers names those that stay under ``kept_layers``."""
+    """A step that drops decoder layers names those that stay under ``kept_layers``, one that drops channels of the
+    residual stream those under ``kept_hidden``."""
     quantization: dict[str, Any] | None = None
     """The ``quantization_config`` of ``config.json``."""
     tensors: Mapping[str, Tensor] | None = field(default=None)

@@ -154,7 +154,8 @@ class VariantRun:
         kept = work.find_last()
         findings, seconds = (list(kept.findings), list(kept.seconds)) if kept else ([], [])
         model = _load_state(kept.checkpoint) if kept else self.source.load()
-        num_layers = int(self.source.build_empty().config.num_hidden_layers) if has_decoder_layers(model) else 0
+        config, has_layers = self.source.build_empty().config, has_decoder_layers(model)
+        num_layers, hidden_width = (config.num_hidden_layers, config.hidden_size) if has_layers else (0, 0)
         result = StepResult(findings={})
         for number in range(len(findings), len(self.recipe.steps)):
             step, begun_s = self.recipe.steps[number], time.monotonic()
@@ -168,7 +169,8 @@ class VariantRun:
                     calibrate_WT=self.text.calibrate_WT,
                     tokenizer=self.source.tokenizer,
                     load_original=self.source.load,
-                    original_layers=_trace_layers(num_layers, findings),
+                    original_layers=_trace(num_layers, findings, "kept_layers"),
+                    original_hidden=_trace(hidden_width, findings, "kept_hidden"),
                     seed=self.recipe.seed + number,
                     scratch=scratch,
                     progress=progress,
@@ -229,9 +231,9 @@ def _load_state(folder: Path) -> PreTrainedModel:
     return load_checkpoint(str(folder), dtype="float32", device="cpu").model
 
 
-def _trace_layers(num_layers: int, steps: Sequence[dict[str, Any]]) -> tuple[int, ...]:
-    """Give the number in the original, of so many layers, of each layer that the steps so far have left."""
-    layers = list(range(num_layers))
+def _trace(num: int, steps: Sequence[dict[str, Any]], key: str) -> tuple[int, ...]:
+    """Give the number in the original, of so many, of each layer or channel that the steps so far have left."""
+    numbers = list(range(num))
     for step in steps:
-        layers = [layers[index] for index in step.get("kept_layers", range(len(layers)))]
-    return tuple(layers)
+        numbers = [numbers[index] for index in step.get(key, range(len(numbers)))]
+    return tuple(numbers)

@@ -27,9 +27,9 @@ INTERMEDIATE = 64
 _SHAPE: dict[str, Any] = {
     "hidden_size": HIDDEN,
     "intermediate_size": INTERMEDIATE,
-    "num_attention_heads": 2,
-    "num_key_value_heads": 1,
-    "head_dim": 16,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
     "bos_token_id": 1,
     "eos_token_id": 2,
     "pad_token_id": 0,
@@ -64,7 +64,7 @@ def build_gemma3(*, num_layers: int = 4) -> PreTrainedModel:
         num_hidden_layers=num_layers,
         layer_types=["sliding_attention"] * (num_layers - 1) + ["full_attention"],
         sliding_window=8,
-        query_pre_attn_scalar=16,
+        query_pre_attn_scalar=8,
         **_SHAPE,
     )
     return Gemma3ForCausalLM(config)

@@ -22,6 +22,7 @@ OPTIONS_BY_TYPE: dict[str, dict[str, Any]] = {
     "distill": {"tokens": 8 * 64},
     "llm_compressor": {"modifiers": [{"name": "GPTQModifier", "options": {"scheme": "W4A16", "ignore": ["lm_head"]}}]},
     "prune_layers": {"num_layers": 1},
+    "prune_hidden": {"width": 16, "multiple_of": 4},
     "prune_width": {"width": 48, "multiple_of": 16},
 }
 """Of a step that wants options, or whose defaults are for larger models."""

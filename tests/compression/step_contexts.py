@@ -9,7 +9,7 @@ import torch
 
 from ensemble.checkpoints.progress import OnPhase, ignore_phase
 from ensemble.compression.step import StepContext
-from tests.checkpoints.tiny_models import build_llama, build_tokenizer
+from tests.checkpoints.tiny_models import HIDDEN, build_llama, build_tokenizer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,6 +28,7 @@ def build_context(
     calibrate_WT: Tensor | None = None,
     load_original: Callable[[], PreTrainedModel] = build_llama,
     original_layers: tuple[int, ...] = (0, 1, 2, 3),
+    original_hidden: tuple[int, ...] = tuple(range(HIDDEN)),
     scratch: Path = Path("/nowhere"),
     progress: Path | None = None,
     on_phase: OnPhase = ignore_phase,
@@ -38,6 +39,7 @@ def build_context(
         tokenizer=build_tokenizer(),
         load_original=load_original,
         original_layers=original_layers,
+        original_hidden=original_hidden,
         seed=0,
         scratch=scratch,
         progress=scratch if progress is None else progress,

@@ -71,6 +71,7 @@ class Distill(Step):
         objective = Objective(
             original=context.load_original(),
             original_layers=context.original_layers,
+            original_hidden=context.original_hidden,
             temperature=self.temperature,
             cross_entropy=self.cross_entropy,
             hidden=self.hidden,

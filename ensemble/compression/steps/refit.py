@@ -6,6 +6,7 @@ Axes: W windows, T tokens, D hidden width, I input features, O output features.
 from __future__ import annotations
 
 import itertools
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -15,6 +16,7 @@ from ensemble.compression.decoder_parts import PARTS, Part, find_decoder_parts, 
 from ensemble.compression.decoder_stream import DecoderStream
 from ensemble.compression.ridge import Moments, choose_ridge
 from ensemble.compression.step import Step, StepContext, StepResult
+from ensemble.errors import ConfigError
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -56,8 +58,11 @@ class Refit(Step):
         The share is of windows that the fit has not seen.
         """
         windows_WT = context.calibrate_WT[: self.max_windows]
+        if len(windows_WT) < 2:
+            raise ConfigError(self.type, "there is one window of calibration text, and two are needed", "give more")
         original = DecoderStream(context.load_original(), windows_WT, self.type)
         ours = DecoderStream(model, windows_WT, self.type)
+        channels_D = torch.tensor(context.original_hidden)
         fits: list[dict[str, Any]] = []
         next_number = 0
         for index, number in enumerate(context.original_layers):
@@ -66,26 +71,24 @@ class Refit(Step):
                 original.add(gone, part, original.run(gone, part))
             next_number = number + 1
             for part in PARTS:
-                ridge, share = self._fit_part(ours, index, part, original, number)
+                ridge, share = self._fit_part(ours, index, part, _reach_goal(original, number, part, channels_D))
                 fits.append({"layer": index, "part": part, "ridge": ridge, "given_back": share})
-        error = (ours.stream_WTD - original.stream_WTD).norm() / original.stream_WTD.norm()
+        goal_WTD = original.stream_WTD[..., channels_D]
+        error = (ours.stream_WTD - goal_WTD).norm() / goal_WTD.norm()
         return StepResult(findings={"fits": fits, "relative_error": error.item()})
 
-    def _fit_part(
-        self, ours: DecoderStream, index: int, part: Part, original: DecoderStream, number: int
-    ) -> tuple[float, float]:
-        """Fit a part's last projection, and move both streams past it; give the ridge and the share given back."""
+    def _fit_part(self, ours: DecoderStream, index: int, part: Part, goal: _Goal) -> tuple[float, float]:
+        """Fit a part's last projection, and move the stream past it; give the ridge and the share given back."""
         linear, norm = ours.layers[index].last(part), ours.layers[index].norm_after(part)
-        wanted_WTD = original.run(number, part)
-        original.add(number, part, wanted_WTD)
-        inputs_WTI = torch.empty(*wanted_WTD.shape[:2], linear.in_features)
+        inputs_WTI = torch.empty(*ours.stream_WTD.shape[:2], linear.in_features)
         outputs_WTD = ours.run(index, part, inputs_WTI=inputs_WTI)
         fit, judge = (Moments.empty(linear.in_features, linear.out_features) for _ in range(2))
+        judge_every = min(JUDGE_EVERY, len(inputs_WTI))
         for window, input_TI in enumerate(inputs_WTI):
-            factor_TD, weight_T1 = _read_factors(norm, wanted_WTD[window], original.stream_WTD[window])
-            lead_TD = original.stream_WTD[window] - ours.stream_WTD[window]
+            factor_TD, weight_T1 = _read_factors(norm, goal.outputs_WTD[window], goal.stream_WTD[window])
+            lead_TD = goal.stream_WTD[window] - ours.stream_WTD[window]
             missing_TD = lead_TD / factor_TD - outputs_WTD[window]
-            moments = judge if window % JUDGE_EVERY == JUDGE_EVERY - 1 else fit
+            moments = judge if window % judge_every == judge_every - 1 else fit
             moments.add(input_TI * weight_T1, missing_TD * weight_T1)
         ridge, share = choose_ridge(fit, judge, RIDGES if self.ridge is None else (self.ridge,))
         if share > 0.0:
@@ -95,6 +98,22 @@ class Refit(Step):
                 outputs_WTD[window] += input_TI @ change_OI.T
         ours.add(index, part, outputs_WTD)
         return ridge, share
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Goal:
+    """What the original has behind a part, of the channels that are left."""
+
+    outputs_WTD: Tensor
+    """The part's own, before they go to the stream."""
+    stream_WTD: Tensor
+
+
+def _reach_goal(original: DecoderStream, number: int, part: Part, channels_D: Tensor) -> _Goal:
+    """Move the original past a part."""
+    outputs_WTD = original.run(number, part)
+    original.add(number, part, outputs_WTD)
+    return _Goal(outputs_WTD=outputs_WTD[..., channels_D], stream_WTD=original.stream_WTD[..., channels_D])
 
 
 def _read_factors(norm: nn.Module | None, wanted_TD: Tensor, stream_TD: Tensor) -> tuple[Tensor, Tensor]:

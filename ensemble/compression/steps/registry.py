@@ -8,6 +8,8 @@ from pydantic import Field
 
 from ensemble.compression.steps.distill import Distill
 from ensemble.compression.steps.llm_compressor import LlmCompressor
+from ensemble.compression.steps.prune_heads import PruneHeads
+from ensemble.compression.steps.prune_hidden import PruneHidden
 from ensemble.compression.steps.prune_layers import PruneLayers
 from ensemble.compression.steps.prune_weights import PruneWeights
 from ensemble.compression.steps.prune_width import PruneWidth
@@ -21,6 +23,8 @@ AnyStep = Annotated[
     PruneLayers
     | PruneWeights
     | PruneWidth
+    | PruneHeads
+    | PruneHidden
     | Refit
     | Distill
     | QuantizeInt8

@@ -12,7 +12,7 @@ from ensemble.compression import distillation
 from ensemble.compression.steps.distill import Distill, LoraOptions
 from ensemble.compression.steps.prune_layers import PruneLayers
 from ensemble.errors import ConfigError
-from tests.checkpoints.tiny_models import build_gemma3, build_llama
+from tests.checkpoints.tiny_models import HIDDEN, build_gemma3, build_llama
 from tests.compression.step_contexts import build_context, build_windows
 
 if TYPE_CHECKING:
@@ -165,7 +165,12 @@ def test_the_divergence_is_that_of_the_definition() -> None:
 def test_a_batch_of_two_windows_has_the_gradient_of_their_mean() -> None:
     model, original = cut(build_original), build_original()
     objective = distillation.Objective(
-        original=original, original_layers=(0, 2, 3), temperature=1.0, cross_entropy=0.5, hidden=0.5
+        original=original,
+        original_layers=(0, 2, 3),
+        original_hidden=tuple(range(HIDDEN)),
+        temperature=1.0,
+        cross_entropy=0.5,
+        hidden=0.5,
     )
     optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
     training = distillation.Training(weights=list(model.parameters()), optimizer=optimizer, clip_norm=1e9)
