@@ -106,8 +106,10 @@ def make_context(tokenizer: Any, scratch: Path) -> StepContext:
         tokenizer=tokenizer,
         load_original=load_original,
         original_layers=(),
+        original_hidden=(),
         seed=0,
         scratch=scratch,
+        progress=scratch,
     )
 
 
