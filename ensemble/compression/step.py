@@ -21,6 +21,9 @@ LayerName = Annotated[str, AfterValidator(check_layer_name)]
 """A layer by its full name, its last part, or ``re:pattern``."""
 HEADS = ("lm_head", "classifier", "score", "out_proj")
 """The last layers of causal models and classifiers: few weights of much effect, or shared with the embeddings."""
+MAX_WINDOWS = 32
+"""More text than this changes scores no further, and only takes time."""
+MAX_WINDOWS_DESCRIPTION = "windows of the calibration text that are used at most"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,12 +14,14 @@ from torch import nn
 from ensemble.compression.activations import watch_inputs
 from ensemble.compression.cut_linear import keep_inputs, keep_outputs
 from ensemble.compression.decoder_parts import HEAD_NORMS, PROJECTIONS, DecoderParts, find_decoder_parts, read_head_dim
-from ensemble.compression.step import Step, StepContext, StepResult
+from ensemble.compression.step import MAX_WINDOWS, MAX_WINDOWS_DESCRIPTION, Step, StepContext, StepResult
 from ensemble.errors import ConfigError
 
 if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel
+
+    from ensemble.checkpoints.progress import OnPhase
 
 
 class PruneHeads(Step):
@@ -30,6 +32,7 @@ class PruneHeads(Step):
 
     type: Literal["prune_heads"] = "prune_heads"
     num_groups: int = Field(default=1, ge=1, le=1024, description="key-value heads that go, each with its query heads")
+    max_windows: int = Field(default=MAX_WINDOWS, ge=1, description=MAX_WINDOWS_DESCRIPTION)
 
     def check(self, empty: PreTrainedModel) -> None:
         """See that the heads can be cut so."""
@@ -37,11 +40,15 @@ class PruneHeads(Step):
         num_kept = empty.config.num_key_value_heads - self.num_groups
         keep_groups(empty, [torch.arange(num_kept) for _ in layers])
 
+    def estimate_passes(self, num_windows: int) -> float:
+        """Count a pass for the scores."""
+        return float(min(num_windows, self.max_windows))
+
     def take(self, model: PreTrainedModel, context: StepContext) -> StepResult:
         """Drop groups, the earlier of equal ones stay; tell which stayed, and every group's score, layer by layer."""
         layers = self._find_layers(model)
         num_kept = model.config.num_key_value_heads - self.num_groups
-        scores = _score(model, layers, context)
+        scores = _score(model, layers, context.calibrate_WT[: self.max_windows], context.on_phase)
         kept = [score_G.argsort(descending=True, stable=True)[:num_kept].sort().values for score_G in scores]
         keep_groups(model, kept)
         findings = {
@@ -76,7 +83,7 @@ def _has_weights_of_all_heads(attention: nn.Module, head_dim: int) -> bool:
     return any(name not in HEAD_NORMS or parameter.shape != (head_dim,) for name, parameter in others.items())
 
 
-def _score(model: PreTrainedModel, layers: list[DecoderParts], context: StepContext) -> list[Tensor]:
+def _score(model: PreTrainedModel, layers: list[DecoderParts], windows_WT: Tensor, on_phase: OnPhase) -> list[Tensor]:
     """Give each layer's ``score_G``: the root of the sum over tokens of the squared norm of what a group adds."""
     num_groups = model.config.num_key_value_heads
     outs = [layer.linear("o_proj") for layer in layers]
@@ -87,7 +94,7 @@ def _score(model: PreTrainedModel, layers: list[DecoderParts], context: StepCont
         added = [(input_TC @ weight_OC.T).double().square().sum() for input_TC, weight_OC in parts]
         squares[index] += torch.stack(added)
 
-    watch_inputs(model, outs, context.calibrate_WT, add, on_phase=context.on_phase)
+    watch_inputs(model, outs, windows_WT, add, on_phase=on_phase)
     return [square_G.sqrt() for square_G in squares]
 
 

@@ -15,7 +15,7 @@ from ensemble.compression.activations import watch_inputs
 from ensemble.compression.cut_size import choose_size
 from ensemble.compression.decoder_parts import read_epsilon, read_gain
 from ensemble.compression.layer_walk import take_inputs
-from ensemble.compression.step import Step, StepContext, StepResult
+from ensemble.compression.step import MAX_WINDOWS, MAX_WINDOWS_DESCRIPTION, Step, StepContext, StepResult
 from ensemble.compression.stream_parts import StreamParts, find_stream_parts, keep_stream_channels, scale_gain
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ class PruneHidden(Step):
     multiple_of: int = Field(
         default=16, ge=1, description="what the width that stays is a multiple of, beside the number of attention heads"
     )
-    max_windows: int = Field(default=32, ge=1, description="windows of the calibration text that are used at most")
+    max_windows: int = Field(default=MAX_WINDOWS, ge=1, description=MAX_WINDOWS_DESCRIPTION)
 
     def check(self, empty: PreTrainedModel) -> None:
         """See that the stream can be cut so."""

@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from ensemble.checkpoints.progress import OnPhase, ignore_phase
 from ensemble.compression.decoder_layers import find_decoder_layers, keep_decoder_layers
-from ensemble.compression.step import Step, StepContext, StepResult
+from ensemble.compression.step import MAX_WINDOWS, MAX_WINDOWS_DESCRIPTION, Step, StepContext, StepResult
 from ensemble.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ class PruneLayers(Step):
     num_layers: int = Field(ge=1, le=1024, description="how many to drop")
     protect_first: int = Field(default=1, ge=0, description="layers at the start that stay")
     protect_last: int = Field(default=1, ge=0, description="layers at the end that stay")
+    max_windows: int = Field(default=MAX_WINDOWS, ge=1, description=MAX_WINDOWS_DESCRIPTION)
 
     def check(self, empty: PreTrainedModel) -> None:
         """See that the step leaves a model."""
@@ -42,12 +43,16 @@ class PruneLayers(Step):
             )
         keep_decoder_layers(empty, list(range(num_layers - self.num_layers)))
 
+    def estimate_passes(self, num_windows: int) -> float:
+        """Count a pass for the influences."""
+        return float(min(num_windows, self.max_windows))
+
     def take(self, model: PreTrainedModel, context: StepContext) -> StepResult:
         """Drop layers, lowest influence first, earlier ones on a tie; tell the influences and what was dropped.
 
         Layer numbers count from 0 in the model as it was before this step.
         """
-        influences = measure_influences(model, context.calibrate_WT, on_phase=context.on_phase)
+        influences = measure_influences(model, context.calibrate_WT[: self.max_windows], on_phase=context.on_phase)
         free = range(self.protect_first, len(influences) - self.protect_last)
         dropped = sorted(sorted(free, key=lambda layer: influences[layer])[: self.num_layers])
         kept = [layer for layer in range(len(influences)) if layer not in dropped]

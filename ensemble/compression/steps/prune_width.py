@@ -14,7 +14,7 @@ from ensemble.compression.activations import watch_inputs
 from ensemble.compression.cut_linear import keep_inputs, keep_outputs
 from ensemble.compression.cut_size import choose_size
 from ensemble.compression.decoder_parts import DecoderParts, find_decoder_parts
-from ensemble.compression.step import Step, StepContext, StepResult
+from ensemble.compression.step import MAX_WINDOWS, MAX_WINDOWS_DESCRIPTION, Step, StepContext, StepResult
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -34,17 +34,22 @@ class PruneWidth(Step):
     width: int | None = Field(default=None, ge=1, description="channels that stay, in place of a ratio")
     multiple_of: int = Field(default=128, ge=1, description="what the width that stays is a multiple of")
     score: Literal["activation", "magnitude"] = "activation"
+    max_windows: int = Field(default=MAX_WINDOWS, ge=1, description=MAX_WINDOWS_DESCRIPTION)
 
     def check(self, empty: PreTrainedModel) -> None:
         """See that the width can be cut so."""
         width = self._choose_width(empty)
         keep_channels(empty, [torch.arange(width) for _ in find_decoder_parts(empty, self.type)])
 
+    def estimate_passes(self, num_windows: int) -> float:
+        """Count a pass for the scores."""
+        return float(min(num_windows, self.max_windows)) if self.score == "activation" else 1.0
+
     def take(self, model: PreTrainedModel, context: StepContext) -> StepResult:
         """Drop channels; tell the widths and, for each layer, the share of the scores' squares that stays."""
         layers = find_decoder_parts(model, self.type)
         width_before, width = model.config.intermediate_size, self._choose_width(model)
-        scores = score_by_magnitude(layers) if self.score == "magnitude" else _score_by_activation(model, context)
+        scores = score_by_magnitude(layers) if self.score == "magnitude" else self._score_by_activation(model, context)
         # A stable sort, so that of equal channels the earlier ones stay.
         kept = [score_I.argsort(descending=True, stable=True)[:width].sort().values for score_I in scores]
         keep_channels(model, kept)
@@ -57,19 +62,18 @@ class PruneWidth(Step):
         size = model.config.intermediate_size
         return choose_size(self.type, size, ratio=self.ratio, target=self.width, multiple_of=self.multiple_of)
 
+    def _score_by_activation(self, model: PreTrainedModel, context: StepContext) -> list[Tensor]:
+        downs = [layer.linear("down_proj") for layer in find_decoder_parts(model, self.type)]
+        squares = [torch.zeros(down.in_features, dtype=torch.float64) for down in downs]
 
-def _score_by_activation(model: PreTrainedModel, context: StepContext) -> list[Tensor]:
-    downs = [layer.linear("down_proj") for layer in find_decoder_parts(model, "prune_width")]
-    squares = [torch.zeros(down.in_features, dtype=torch.float64) for down in downs]
+        def add(index: int, input_TI: Tensor) -> None:
+            squares[index] += input_TI.double().square().sum(dim=0)
 
-    def add(index: int, input_TI: Tensor) -> None:
-        squares[index] += input_TI.double().square().sum(dim=0)
-
-    watch_inputs(model, downs, context.calibrate_WT, add, on_phase=context.on_phase)
-    return [
-        square_I.sqrt() * down.weight.detach().double().norm(dim=0)
-        for square_I, down in zip(squares, downs, strict=True)
-    ]
+        watch_inputs(model, downs, context.calibrate_WT[: self.max_windows], add, on_phase=context.on_phase)
+        return [
+            square_I.sqrt() * down.weight.detach().double().norm(dim=0)
+            for square_I, down in zip(squares, downs, strict=True)
+        ]
 
 
 def score_by_magnitude(layers: list[DecoderParts]) -> list[Tensor]:
