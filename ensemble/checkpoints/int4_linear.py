@@ -30,7 +30,8 @@ def choose_group_scale(largest: Tensor) -> Tensor:
     bfloat16 a weight is still what its codes stand for. The largest code is off by less than a half for it.
     """
     significand, exponent = torch.frexp(largest.float() / LARGEST_CODE)
-    scale = torch.ldexp((significand * 2**_SCALE_BITS).round(), exponent - _SCALE_BITS)
+    # Some GPUs' powers of two are off by a float32's last bit, which the way through bfloat16 takes away.
+    scale = torch.ldexp((significand * 2**_SCALE_BITS).round(), exponent - _SCALE_BITS).bfloat16().float()
     return torch.where(scale > 0, scale, torch.ones_like(scale))
 
 
