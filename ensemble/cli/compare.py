@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, get_args
 
 import typer
 
+from ensemble.cli.choice_items import read_choice_items
 from ensemble.cli.phases import show_phases
 from ensemble.cli.stored import with_store
 from ensemble.cli.terminal import stderr_console, stdout_console
@@ -16,7 +17,6 @@ from ensemble.errors import ConfigError
 from ensemble.variants.engine_setup import DeviceName, DtypeName, EngineName
 
 if TYPE_CHECKING:
-    from ensemble.calibration.items import LabelledItem
     from ensemble.variants.lineage import Candidate, Family
 
 _PARAGRAPHS = (
@@ -88,7 +88,7 @@ def compare(  # noqa: PLR0913 - a command's options are its arguments
     checkpoints = cache_dir() / "checkpoints"
     setup = EngineSetup(engine=engine, device=device, dtype=dtype, threads=threads, cache_dir=checkpoints)
     judging = load_judging_text(text or ())
-    labelled = _read_items(items or [], leave_out=leave_out)
+    labelled = read_choice_items(items or [], leave_out=leave_out)
     with show_phases(stderr_console(), what="compare") as on_phase:
         task = CompareTask(
             families=_find_families([original, *(more_originals or [])], variants, checkpoints),
@@ -141,23 +141,3 @@ def split_name(typed: str) -> tuple[str, str]:
     # An equals sign further on is part of a path.
     is_named = bool(equals) and bool(name) and not set(name) & set("/:\\")
     return (name, reference) if is_named else ("", typed)
-
-
-def _read_items(paths: list[Path], *, leave_out: bool) -> tuple[LabelledItem, ...]:
-    from dataclasses import replace  # noqa: PLC0415
-
-    from ensemble.calibration.item_file import check_item_files, read_item_file, without_problems  # noqa: PLC0415
-
-    files = [read_item_file(path) for path in paths]
-    if leave_out:
-        num_bad = sum(len(file.problems) for file in files)
-        stderr_console().print(f"{num_bad} lines are left out", style="bold yellow" if num_bad else "dim")
-        files = [without_problems(file) for file in files]
-    sets = check_item_files(files)
-    for one in sets:
-        if not one.items[0].choices:
-            raise ConfigError("--items", f"{one.name} has no choices to choose among", "give items with choices")
-    if len(sets) == 1:
-        return sets[0].items
-    # Ids are unique within a file alone.
-    return tuple(replace(item, item_id=f"{one.name}/{item.item_id}") for one in sets for item in one.items)

@@ -10,7 +10,7 @@ import typer
 
 from ensemble.cli.compress_view import describe_report, show_standing
 from ensemble.cli.phases import show_phases
-from ensemble.cli.stored import Output, with_store
+from ensemble.cli.stored import Output, read_text, with_store
 from ensemble.cli.terminal import stderr_console, stdout_console
 from ensemble.environment import cache_dir, compress_python
 from ensemble.errors import ConfigError
@@ -49,7 +49,7 @@ def compress(
     name of the recipe's file; in a store, store:OUTPUT-NAME.
     """
     console, named = stdout_console(), with_store(source)
-    place = Output.of(output, replace=replace, made_from=[named, *(calibration or ()), *map(_read_text, recipe)])
+    place = Output.of(output, replace=replace, made_from=[named, *(calibration or ()), *map(read_text, recipe)])
     recipe_by_output = name_outputs(place.folder, recipe)
     place.check(recipe_by_output)
     with show_standing(stderr_console()) as on_progress:
@@ -65,11 +65,6 @@ def compress(
         with show_phases(stderr_console(), what=output) as on_phase:
             where = place.publish(Path(report.output), source=named, on_phase=on_phase)
         console.print(f"written to {where}", markup=False, soft_wrap=True)
-
-
-def _read_text(recipe: Path) -> str:
-    """Give what a recipe's file says, as far as it can be read; whoever needs it tells what is wrong with it."""
-    return recipe.read_text("utf-8", errors="replace") if recipe.is_file() else ""
 
 
 def name_outputs(output: Path, recipes: Sequence[Path]) -> dict[Path, Path]:

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from ensemble import __version__
+from ensemble.cli.adjust import adjust
 from ensemble.cli.ask import ask
 from ensemble.cli.batch import batch
 from ensemble.cli.calibrate import calibrate
@@ -50,6 +51,7 @@ for command in (
     digest,
     compress,
     compare,
+    adjust,
     evaluate,
     calibrate,
     weigh,

@@ -16,6 +16,7 @@ EXIT_FAULTY = 2
 """What was typed, or the spec, is at fault; the same code as for an unknown option."""
 
 _EXTRA_BY_COMMAND = {
+    "adjust": "calibration,embedded",
     "batch": "batch",
     "calibrate": "calibration",
     "compare": "calibration,embedded",

@@ -52,6 +52,11 @@ def family_of(source: str) -> str:
     return plain.strip("._-").lower()[:63].rstrip("._-") or "unknown"
 
 
+def read_text(recipe: Path) -> str:
+    """Give what a recipe's file says, as far as it can be read; whoever needs it tells what is wrong with it."""
+    return recipe.read_text("utf-8", errors="replace") if recipe.is_file() else ""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Output:
     """Where a command writes checkpoints: into a folder, or into one from which they are then stored by name."""

@@ -58,19 +58,34 @@ def load_recipe(path: Path) -> Recipe:
     Raises:
         ConfigError: it cannot be read, or says something that a recipe cannot say.
     """
+    return parse_recipe(read_document(path), where=str(path))
+
+
+def read_document(path: Path) -> object:
+    """Read what a recipe's file says, whatever it is.
+
+    Raises:
+        ConfigError: it cannot be read, or is no YAML.
+    """
     try:
-        document = yaml.safe_load(path.read_text("utf-8"))
+        return yaml.safe_load(path.read_text("utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(str(path), f"the recipe cannot be read ({error})", "check the path") from error
     except RecursionError as error:
         raise ConfigError(str(path), "the recipe is nested too deeply", "write a list of steps") from error
     except yaml.YAMLError as error:
         raise ConfigError(str(path), f"the recipe is not YAML ({error})", "check the indentation") from error
+
+
+def parse_recipe(document: object, *, where: str) -> Recipe:
+    """Check a recipe that was read already.
+
+    Raises:
+        ConfigError: it says something that a recipe cannot say.
+    """
     try:
         return Recipe.model_validate(document)
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "recipe"
-        raise ConfigError(
-            f"{path}: {where}", first["msg"], "see `ensemble schema recipe` for what a recipe may say"
-        ) from error
+        place = ".".join(str(part) for part in first["loc"]) or "recipe"
+        raise ConfigError(f"{where}: {place}", first["msg"], "see the recipes in deploy/recipes") from error

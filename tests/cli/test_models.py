@@ -162,3 +162,19 @@ def test_a_damaged_checkpoint_is_listed_as_such(checkpoint: str, tmp_path: Path)
 )
 def test_a_family_is_told_from_the_source(source: str, family: str) -> None:
     assert family_of(source) == family
+
+
+def test_a_comparison_is_kept_beside_the_stored_variant(checkpoint: str) -> None:
+    run("models", "add", checkpoint, "tiny")
+    run("compress", "store:tiny", "store:int8", "--recipe", str(RECIPES / "int8.yaml"))
+
+    compared = run("compare", "store:tiny", "rounded=store:int8", "--no-speed")
+
+    assert compared.exit_code == 0, compared.output
+    evaluation_by_name = {one["name"]: one["evaluation"] for one in listed()}
+    assert evaluation_by_name["tiny"] is None
+    evaluation = evaluation_by_name["int8"]
+    assert isinstance(evaluation, dict)
+    assert evaluation["variant"]["name"] == "rounded"
+    assert 0.9 < evaluation["variant"]["beside"]["perplexity_ratio"]["value"] < 1.1
+    assert run("models").stdout.splitlines()[1].split()[-1] == "yes"

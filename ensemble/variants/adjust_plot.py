@@ -1,0 +1,134 @@
+"""The picture of a search: every trial by its speed or size and its loss, the front, the limit, the choice."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ensemble.calibration.plot_style import BLUE, GREEN, GREY, ORANGE, build_figure
+from ensemble.variants.adjust import Adjustment
+from ensemble.variants.trial_figures import TrialFigures
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from ensemble.variants.adjust_search import Measured
+
+LOG_RANGE = 10.0
+"""Perplexities that spread by more than this factor are drawn on a logarithmic axis."""
+
+
+def plot_adjustment(adjustment: Adjustment) -> Figure:
+    """Draw the trials; the chosen one again with what it is worth on what did not choose it."""
+    figure, (axis,) = build_figure(9.0, 5.4)
+    sound = [one for one in adjustment.measured if one.is_sound]
+    axis.scatter(
+        [_place(one, adjustment) for one in sound],
+        [_height(one.loss, adjustment) for one in sound],
+        s=20,
+        color=GREY,
+        linewidths=0,
+        label=f"{len(sound)} variants that were tried",
+    )
+    _draw_front(axis, adjustment)
+    _draw_original(axis, adjustment)
+    if adjustment.chosen is not None:
+        _draw_choice(axis, adjustment, next(one for one in sound if one.name == adjustment.chosen.name))
+    _draw_scales(axis, adjustment, sound)
+    axis.legend(frameon=True, framealpha=0.9, edgecolor="none", loc="best", fontsize=9)
+    return figure
+
+
+def _place(one: Measured, adjustment: Adjustment) -> float:
+    return one.speedup if adjustment.task.aim == "speed" else one.num_bytes / 2**20
+
+
+def _height(loss: float, adjustment: Adjustment) -> float:
+    """Draw a perplexity beside the original's, and a lost accuracy as it is."""
+    return loss + 1.0 if adjustment.task.measure == "perplexity" else loss
+
+
+def _place_of(figures: TrialFigures, adjustment: Adjustment) -> float:
+    if adjustment.task.aim == "size":
+        return figures.file_bytes / 2**20
+    return figures.decode_speedup.value if figures.decode_speedup else 0.0
+
+
+def _draw_front(axis: Axes, adjustment: Adjustment) -> None:
+    front = adjustment.front
+    places, heights = [_place(one, adjustment) for one in front], [_height(one.loss, adjustment) for one in front]
+    axis.plot(places, heights, drawstyle="steps-post", color=BLUE, linewidth=1.2, alpha=0.6)
+    axis.scatter(places, heights, s=30, color=BLUE, zorder=3, label="Pareto front")
+    middle = (min(places, default=0.0) + max(places, default=0.0)) / 2
+    for one, place, height in zip(front, places, heights, strict=True):
+        is_left = place <= middle
+        axis.annotate(
+            one.name,
+            (place, height),
+            xytext=(6 if is_left else -6, 5),
+            textcoords="offset points",
+            ha="left" if is_left else "right",
+            fontsize=8,
+            color="#1b1f24",
+        )
+
+
+def _draw_original(axis: Axes, adjustment: Adjustment) -> None:
+    original_bytes = next((one.original_bytes for one in adjustment.figures.values()), 0)
+    place = 1.0 if adjustment.task.aim == "speed" else original_bytes / 2**20
+    axis.scatter(
+        [place],
+        [0.0],
+        marker="D",
+        s=44,
+        facecolors="white",
+        edgecolors=ORANGE,
+        linewidths=1.6,
+        zorder=4,
+        label="original",
+    )
+
+
+def _draw_choice(axis: Axes, adjustment: Adjustment, chosen: Measured) -> None:
+    axis.scatter(
+        [_place(chosen, adjustment)],
+        [_height(chosen.loss, adjustment)],
+        marker="*",
+        s=190,
+        color=GREEN,
+        zorder=5,
+        label="the choice",
+    )
+    confirmed = adjustment.confirmed
+    loss = confirmed.loss(adjustment.task.measure) if confirmed else None
+    if confirmed is None or loss is None:
+        return
+    axis.errorbar(
+        _place_of(confirmed, adjustment),
+        _height(loss.value, adjustment),
+        yerr=[[max(0.0, loss.value - loss.low)], [max(0.0, loss.high - loss.value)]],
+        fmt="_",
+        color=GREEN,
+        capsize=4,
+        linewidth=1.6,
+        markersize=12,
+        zorder=5,
+        label="the choice on what did not choose it (95 %)",
+    )
+
+
+def _draw_scales(axis: Axes, adjustment: Adjustment, sound: list[Measured]) -> None:
+    limit, is_speed = adjustment.task.limit, adjustment.task.aim == "speed"
+    if limit.max_loss is not None:
+        axis.axhline(_height(limit.max_loss, adjustment), color="#1b1f24", linestyle="--", linewidth=1.0, label="limit")
+    elif limit.min_speedup is not None and is_speed:
+        axis.axvline(limit.min_speedup, color="#1b1f24", linestyle="--", linewidth=1.0, label="limit")
+    is_perplexity = adjustment.task.measure == "perplexity"
+    heights = [_height(one.loss, adjustment) for one in sound]
+    if is_perplexity and heights and max(heights) > LOG_RANGE * min(heights):
+        axis.set_yscale("log")
+    axis.set_xlabel("decoding speed beside the original's (times)" if is_speed else "weights (MiB)")
+    axis.set_ylabel("perplexity beside the original's (times)" if is_perplexity else "lost accuracy")
+    axis.grid(color="#e4e8ec")
+    axis.set_axisbelow(True)
+    axis.set_title("What speed costs" if is_speed else "What size costs", loc="left")

@@ -1,0 +1,96 @@
+"""One trial: what it measures, and what of a variant that came to nothing."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from ensemble.calibration.items import LabelledItem
+from ensemble.compression import variant_run
+from ensemble.compression.recipe import Recipe, parse_recipe
+from ensemble.errors import ConfigError
+from ensemble.variants.engine_setup import EngineSetup
+from ensemble.variants.trial import TrialTask, check_recipes, prepare_trials, run_trial
+from tests.checkpoints.tiny_models import build_llama, save
+
+ITEMS = tuple(
+    LabelledItem(
+        item_id=str(number), prompt=f"Story {number}: the old man", choices=("walked", "said"), answer=number % 2
+    )
+    for number in range(4)
+)
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return save(build_llama(), tmp_path_factory.mktemp("models") / "tiny")
+
+
+def prepare(source: str, tmp_path: Path) -> TrialTask:
+    return prepare_trials(source, EngineSetup(threads=1, cache_dir=tmp_path / "cache"))
+
+
+def drop_layers(count: int) -> Recipe:
+    return parse_recipe({"steps": [{"type": "prune_layers", "num_layers": count}]}, where="test")
+
+
+def test_a_trial_measures_text_choices_speed_and_size_beside_the_original(source: str, tmp_path: Path) -> None:
+    task = replace(prepare(source, tmp_path), items=ITEMS, num_rounds=1)
+
+    figures = run_trial(task, drop_layers(1), tmp_path / "variant")
+
+    assert figures.problem == ""
+    assert figures.perplexity_ratio is not None
+    assert figures.perplexity_ratio.low <= figures.perplexity_ratio.value <= figures.perplexity_ratio.high
+    assert figures.decode_speedup is not None
+    assert figures.prefill_speedup is not None
+    assert figures.accuracy is not None
+    assert figures.original_accuracy is not None
+    lost = figures.loss("accuracy")
+    assert lost is not None
+    assert lost.value == figures.original_accuracy - figures.accuracy.value
+    assert lost.low <= lost.value <= lost.high
+    assert figures.file_bytes < figures.original_bytes
+    measured = figures.to_measured("x", "accuracy")
+    assert (measured.loss, measured.speedup) == (lost.value, figures.decode_speedup.value)
+
+
+def test_a_variant_that_predicts_nothing_any_more_came_to_nothing(
+    source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    perplexities = iter((30.0, math.inf))
+    monkeypatch.setattr(variant_run, "measure_perplexity", lambda *_args, **_more: next(perplexities))
+
+    figures = run_trial(prepare(source, tmp_path), drop_layers(1), tmp_path / "variant")
+
+    assert figures.problem == "the model's perplexity is not finite"
+    assert not figures.to_measured("x", "perplexity").is_sound
+    assert not (tmp_path / "variant").exists()
+
+
+def test_what_a_recipe_cannot_do_is_told_by_its_name_before_any_trial(source: str, tmp_path: Path) -> None:
+    task = prepare(source, tmp_path)
+
+    with pytest.raises(ConfigError, match=r"second: prune_layers\.num_layers: 9 layers cannot be dropped"):
+        check_recipes(task, {"first": drop_layers(1), "second": drop_layers(9)})
+
+
+def test_figures_depend_on_all_that_they_are_kept_by(source: str, tmp_path: Path) -> None:
+    task = prepare(source, tmp_path)
+    others = [
+        replace(task, items=ITEMS),
+        replace(task, speed=None),
+        replace(task, num_rounds=9),
+        replace(task, calibration_digests=("other",)),
+        replace(task, source_digest="sha256:1"),
+        replace(task, text=replace(task.text, passages=task.text.passages[1:])),
+        replace(task, setup=replace(task.setup, threads=2)),
+    ]
+
+    facts = [str(one.facts()) for one in (task, *others)]
+
+    assert len(set(facts)) == len(facts)
+    assert task.facts() == replace(task, setup=replace(task.setup, cache_dir=tmp_path / "elsewhere")).facts()
