@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.platforms import current_platform
 
+from ensemble.checkpoints.folder import read_config
+from ensemble.checkpoints.int4_format import is_int4
 from ensemble.errors import CheckpointError, ConfigError
 
 if TYPE_CHECKING:
@@ -69,7 +71,7 @@ def build_engine_args(config: VllmEngineConfig, *, folder: Path, max_context: in
         "skip_tokenizer_init": True,
         "disable_log_stats": True,
         **_parallel_arguments(config),
-        **_device_arguments(config),
+        **_device_arguments(config, folder),
         **_lora_arguments(config.lora),
         **config.options,
     }
@@ -117,11 +119,13 @@ def _parallel_arguments(config: VllmEngineConfig) -> dict[str, Any]:
     return {**sizes, "distributed_executor_backend": "ray"} if is_parallel else sizes
 
 
-def _device_arguments(config: VllmEngineConfig) -> dict[str, Any]:
+def _device_arguments(config: VllmEngineConfig, folder: Path) -> dict[str, Any]:
     if not current_platform.is_cpu():
         return {}
+    # vLLM's products with 4-bit weights on a CPU (0.32) take no float32.
+    best_dtype = "bfloat16" if is_int4(read_config(folder).get("quantization_config")) else "float32"
     return {
-        "dtype": "float32" if config.dtype == "auto" else config.dtype,
+        "dtype": best_dtype if config.dtype == "auto" else config.dtype,
         "block_size": _CPU_BLOCK_SIZE,
         "kv_cache_memory_bytes": int(_CPU_CACHE_GIB * _GIB),
         # Compiling takes minutes and a C++ compiler.

@@ -29,6 +29,15 @@ OPTIONS_BY_TYPE: dict[str, dict[str, Any]] = {
 NAMES = tuple(str(step.model_fields["type"].default) for step in CLASSES)
 LAST_NAMES = tuple(name for name, step in zip(NAMES, CLASSES, strict=True) if step.is_last)
 FLOAT_NAMES = tuple(name for name in NAMES if name not in LAST_NAMES)
+WAYS: tuple[tuple[str, dict[str, Any]], ...] = (
+    *((name, {}) for name in NAMES),
+    *(("prune_weights", {"score": score}) for score in ("channel", "wanda", "sparsegpt")),
+    ("prune_weights", {"score": "movement", "train_tokens": 40}),
+    ("prune_weights", {"score": "sparsegpt", "pattern": "4:8"}),
+    ("quantize_int4", {"method": "gptq"}),
+    ("quantize_fp8", {"strategy": "tensor"}),
+)
+"""The steps, and others of their ways that ask for more of a model."""
 
 
 def describe_step(name: str) -> dict[str, Any]:

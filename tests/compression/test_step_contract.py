@@ -22,7 +22,7 @@ from transformers import (
 
 from ensemble.errors import ConfigError
 from tests.checkpoints.tiny_models import build_gemma3, build_llama
-from tests.compression.every_step import CLASSES, FLOAT_NAMES, LAST_NAMES, NAMES, build_step
+from tests.compression.every_step import CLASSES, FLOAT_NAMES, LAST_NAMES, NAMES, WAYS, build_step
 from tests.compression.step_contexts import build_context
 
 if TYPE_CHECKING:
@@ -96,13 +96,13 @@ def is_finite(model: PreTrainedModel) -> bool:
 
 
 @pytest.mark.parametrize("build", BUILDERS, ids=lambda build: build.__name__)
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(("name", "options"), WAYS, ids=lambda part: part if isinstance(part, str) else "-".join(part))
 def test_what_the_check_lets_pass_the_step_does_with_the_sizes_that_it_told(
-    name: str, build: Callable[[], PreTrainedModel], tmp_path: Path
+    name: str, options: dict[str, Any], build: Callable[[], PreTrainedModel], tmp_path: Path
 ) -> None:
     model = weaken(build())
     model.train(mode=False)
-    step, empty = build_step(name), build_empty(model)
+    step, empty = build_step(name, **options), build_empty(model)
     try:
         step.check(empty)
     except ConfigError:

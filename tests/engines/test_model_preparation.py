@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM
 from ensemble.checkpoints import load_checkpoint
 from ensemble.checkpoints.int4_linear import Int4Linear
 from ensemble.checkpoints.int8_linear import Int8Linear
+from ensemble.compression.steps.quantize_w8a8 import QuantizeW8A8
 from ensemble.engines.config import EmbeddedEngineConfig
 from ensemble.engines.footprint import measure_footprint
 from ensemble.engines.forward_passes import ForwardPasses, Segment
@@ -20,6 +21,8 @@ from ensemble.engines.model_preparation import Precision, prepare_model
 from ensemble.engines.packed_int4 import PackedInt4Linear, find_panel_width
 from ensemble.engines.packed_int8 import PackedInt8Linear
 from ensemble.engines.packed_linear import PackedLinear, can_pack, has_bfloat16_products
+from tests.compression.step_contexts import build_context
+from tests.engines.embedded_runs import packaged_smollm2
 from tests.engines.tiny_checkpoints import save_few_bits_llama
 
 if TYPE_CHECKING:
@@ -135,3 +138,14 @@ def test_a_prepared_model_of_few_bits_holds_what_was_measured_and_decodes_as_bef
     )
     # The layers' shapes lie on disk alone, and a few ones beside the head's codes here alone.
     assert sum(tensors.values()) == pytest.approx(measured.weight_bytes, rel=0.01)
+
+
+@pytest.mark.slow
+def test_a_real_model_whose_layers_round_their_inputs_is_taken_for_what_it_is() -> None:
+    model = load_checkpoint(packaged_smollm2(), dtype="float32", device="cpu").model
+    QuantizeW8A8().take(model, build_context())
+
+    bytes_per_token = prepare_model(model, "smollm2", Precision(dtype="float32"))
+
+    # Keys and values of 3 heads of 64 in 30 layers.
+    assert bytes_per_token == 2 * 3 * 64 * 30 * 4
