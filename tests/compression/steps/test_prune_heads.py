@@ -121,7 +121,7 @@ def test_a_group_scores_by_the_norm_of_what_it_adds() -> None:
     ("step", "build", "problem"),
     [
         (PruneHeads(num_groups=3), build_grouped_llama, "3 of 4 key-value heads cannot go"),
-        (PruneHeads(), build_llama, "1 of 1 key-value heads cannot go"),
+        (PruneHeads(num_groups=2), build_llama, "2 of 2 key-value heads cannot go"),
     ],
 )
 def test_what_would_leave_too_little_is_refused(
