@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from ensemble.engines.layer_packing import pack_layers
-from ensemble.engines.packed_int4 import PackedInt4Linear, find_panel_width
+from ensemble.engines.packed_int4 import PackedInt4Linear
 from ensemble.engines.packed_int8 import PackedInt8Linear
 from ensemble.engines.packed_linear import PackedLinear, can_pack
 from tests.engines.rounded_layers import build_int4, build_int8
@@ -30,7 +30,6 @@ def test_every_plain_linear_layer_is_packed_and_no_other() -> None:
     assert _kinds(model) == [PackedLinear, PackedLinear, OwnLinear]
 
 
-@pytest.mark.skipif(not find_panel_width(), reason="this CPU has no 4-bit product that is known here")
 def test_quantised_layers_are_packed_where_their_kernels_take_their_shape() -> None:
     odd = [build_int4(80, 32, group_size=32), build_int8(64, 40)]
     model = nn.Sequential(build_int4(64, 32, group_size=32), build_int8(64, 32), *odd)

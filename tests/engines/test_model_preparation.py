@@ -18,7 +18,7 @@ from ensemble.engines.footprint import measure_footprint
 from ensemble.engines.forward_passes import ForwardPasses, Segment
 from ensemble.engines.grouped_attention import use_grouped_attention
 from ensemble.engines.model_preparation import Precision, prepare_model
-from ensemble.engines.packed_int4 import PackedInt4Linear, find_panel_width
+from ensemble.engines.packed_int4 import PackedInt4Linear
 from ensemble.engines.packed_int8 import PackedInt8Linear
 from ensemble.engines.packed_linear import PackedLinear, can_pack, has_bfloat16_products
 from tests.compression.step_contexts import build_context
@@ -114,7 +114,7 @@ def test_bfloat16_on_a_cpu_that_has_it_is_for_the_products_alone() -> None:
     assert Precision.choose("auto", "cpu") == Precision(dtype="float32", products=torch.bfloat16)
 
 
-@pytest.mark.skipif(not find_panel_width(), reason="this CPU has no 4-bit product that is known here")
+@NEEDS_PACKING
 @pytest.mark.parametrize("dtype", ["auto", "float32"])
 def test_a_prepared_model_of_few_bits_holds_what_was_measured_and_decodes_as_before(tmp_path: Path, dtype: str) -> None:
     checkpoint = save_few_bits_llama(tmp_path / "few")

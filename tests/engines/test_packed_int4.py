@@ -10,9 +10,10 @@ import torch
 
 from ensemble.engines import packed_int4
 from ensemble.engines.packed_int4 import PACKED_MAX_ROWS, PackedInt4Linear, can_pack_int4, find_panel_width
+from ensemble.engines.packed_linear import can_pack
 from tests.engines.rounded_layers import BFLOAT16_ROUNDING, build_int4
 
-pytestmark = pytest.mark.skipif(not find_panel_width(), reason="this CPU has no 4-bit product that is known here")
+pytestmark = pytest.mark.skipif(not can_pack(), reason="this CPU gains nothing by packing")
 DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 SHAPES = pytest.mark.parametrize(("num_out", "num_in", "group_size"), [(64, 32, 32), (192, 192, 64), (128, 640, 128)])
 
@@ -127,6 +128,10 @@ def test_all_codes_of_four_bits_are_multiplied() -> None:
 
 def test_output_features_that_fill_no_whole_panels_are_not_packed() -> None:
     assert not can_pack_int4(build_int4(find_panel_width() + 16, 32, group_size=32))
+
+
+def test_the_layouts_of_processors_that_gain_by_packing_are_known() -> None:
+    assert find_panel_width() in {32, 64}
 
 
 def test_a_layout_that_is_not_known_is_not_packed(monkeypatch: pytest.MonkeyPatch) -> None:
