@@ -37,7 +37,8 @@ _PARAGRAPHS = (
     """A recipe may leave options open: `sparsity: {search: [0.3, 0.5]}` tries each value; `ratio: {search: {from: 0.1,
     to: 0.5, step: 0.05}}` goes from the mildest to the strongest, and tries only those that tell where the limit is
     passed. Each trial makes a variant and measures it beside SOURCE: perplexity on the text, or with --items the
-    accuracy, and the decoding speed.""",
+    accuracy, and the decoding speed: on a CPU with one thread by processor time, which other work on the machine
+    hardly changes, else by the clock.""",
     """Every other passage and item chooses; what is chosen is measured again on the others, so that its figures are not
     flattered by having been the best of many. It is written to OUTPUT, with its recipe and that evaluation.""",
     """The folder --out gets report.html, pareto.png, figures.json, and each trial's figures: ended by a kill, the same
@@ -81,13 +82,16 @@ def adjust(  # noqa: PLR0913 - a command's options are its arguments
     items: Annotated[
         list[Path] | None, typer.Option(help="Labelled items with choices, JSON lines: a loss is then of accuracy.")
     ] = None,
+    leave_out: Annotated[
+        bool, typer.Option("--leave-out", help="Leave out lines of items that cannot be used, and say how many.")
+    ] = False,
     ray: Annotated[str, typer.Option(help="A running Ray cluster (host:port, or auto) to run trials on.")] = "",
     at_once: Annotated[
         int, typer.Option(min=1, max=64, help="Try so many values of a range at once: more trials, sooner done.")
     ] = 1,
     device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where variants are measured.")] = "auto",
     threads: Annotated[int, typer.Option(min=0, max=256, help="Of each engine; 0 leaves the default.")] = 1,
-    rounds: Annotated[int, typer.Option(min=1, max=100, help="How often speeds are measured.")] = 3,
+    rounds: Annotated[int, typer.Option(min=1, max=100, help="How often speeds are measured.")] = 5,
     no_speed: Annotated[bool, typer.Option("--no-speed", help="Time nothing; only with --prefer size.")] = False,
     replaces: Annotated[bool, typer.Option("--replace", help="Let store:NAME mean what is chosen.")] = False,
 ) -> None:
@@ -101,7 +105,7 @@ def adjust(  # noqa: PLR0913 - a command's options are its arguments
     limit, named = _read_limit(max_loss, min_speedup), with_store(source)
     place = Output.of(output, replace=replaces, made_from=[named, str(out.absolute()), *map(read_text, recipe)])
     place.check([place.folder])
-    chains, labelled = load_templates(recipe), read_choice_items(items or [], leave_out=False)
+    chains, labelled = load_templates(recipe), read_choice_items(items or [], leave_out=leave_out)
     console = stderr_console()
     with show_work(console) as on_phase:
         setup = EngineSetup(device=device, threads=threads, cache_dir=cache_dir() / "checkpoints")

@@ -18,6 +18,9 @@ from ensemble.errors import ConfigError, InvalidRequestError
 if TYPE_CHECKING:
     from ensemble.checkpoints.store import CheckpointStore
 
+_PACKED = re.compile(r"([.-](I?Q\d\w*|B?F16|F32))?\.gguf$", re.IGNORECASE)
+"""A GGUF file's ending, with how its weights are stored."""
+
 
 def with_store(reference: str) -> str:
     """Write which store a reference means; every other reference stays.
@@ -48,7 +51,7 @@ def family_of(source: str) -> str:
         if stored.name:
             return _open(stored).look_up(stored.name).family
     last = re.split(r"[/\\:]", source.partition("@")[0].rstrip("/\\"))[-1]
-    plain = re.sub(r"[^A-Za-z0-9._-]+", "-", last.removesuffix(".gguf"))
+    plain = re.sub(r"[^A-Za-z0-9._-]+", "-", _PACKED.sub("", last))
     return plain.strip("._-").lower()[:63].rstrip("._-") or "unknown"
 
 

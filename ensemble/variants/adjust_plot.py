@@ -78,7 +78,7 @@ def _draw_original(axis: Axes, adjustment: Adjustment) -> None:
     place = 1.0 if adjustment.task.aim == "speed" else original_bytes / 2**20
     axis.scatter(
         [place],
-        [0.0],
+        [_height(0.0, adjustment)],
         marker="D",
         s=44,
         facecolors="white",
@@ -127,7 +127,9 @@ def _draw_scales(axis: Axes, adjustment: Adjustment, sound: list[Measured]) -> N
     heights = [_height(one.loss, adjustment) for one in sound]
     if is_perplexity and heights and max(heights) > LOG_RANGE * min(heights):
         axis.set_yscale("log")
-    axis.set_xlabel("decoding speed beside the original's (times)" if is_speed else "weights (MiB)")
+    by_processor = any(one.clock == "processor" for one in adjustment.figures.values())
+    speed = f"decoding speed beside the original's (times{', by processor time' if by_processor else ''})"
+    axis.set_xlabel(speed if is_speed else "weights (MiB)")
     axis.set_ylabel("perplexity beside the original's (times)" if is_perplexity else "lost accuracy")
     axis.grid(color="#e4e8ec")
     axis.set_axisbelow(True)

@@ -47,6 +47,7 @@ def render_adjustment(adjustment: Adjustment) -> str:
             (one.name, adjustment.figures[one.name])
             for one in sorted(adjustment.measured, key=lambda one: (one.loss, one.name))
         ],
+        by_processor=any(one.clock == "processor" for one in adjustment.figures.values()),
         pareto_svg=Markup(svg_of(plot_adjustment(adjustment))),  # noqa: S704 - matplotlib escapes the names it draws
     )
 

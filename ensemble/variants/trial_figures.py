@@ -12,6 +12,7 @@ from ensemble.variants.spread import Estimate
 from ensemble.variants.turns import SpeedFigures
 
 Measure = Literal["perplexity", "accuracy"]
+Clock = Literal["wall", "processor"]
 
 
 class Spread(BaseModel):
@@ -35,7 +36,8 @@ class Spread(BaseModel):
 class TrialFigures(BaseModel):
     """A variant beside its original on one half of what there is to judge by.
 
-    ``problem`` says why a variant came to nothing; its figures are None then. ``remarks`` are what a reader of the
+    ``problem`` says why a variant came to nothing; its figures are None then. Speeds are by ``clock``;
+    ``wall_speedup`` is that of decoding by the wall clock, whatever ``clock`` is. ``remarks`` are what a reader of the
     figures must know.
     """
 
@@ -51,6 +53,8 @@ class TrialFigures(BaseModel):
     original_accuracy: float | None = None
     decode_speedup: Spread | None = None
     prefill_speedup: Spread | None = None
+    wall_speedup: Spread | None = None
+    clock: Clock = "wall"
     remarks: tuple[str, ...] = ()
 
     def loss(self, measure: Measure) -> Spread | None:
@@ -72,9 +76,11 @@ class TrialFigures(BaseModel):
         return Measured(name=name, loss=loss.value, speedup=speedup, num_bytes=self.file_bytes)
 
 
-def build_trial_figures(variant: VariantFigures, original: VariantFigures, *, batch: int | None) -> TrialFigures:
+def build_trial_figures(
+    variant: VariantFigures, original: VariantFigures, *, batch: int | None, clock: Clock
+) -> TrialFigures:
     """Take from a comparison what a trial is about; speeds are those of batches of one size, if any was timed."""
-    decode, prefill = (_find_speedup(variant.speeds, phase, batch) for phase in ("decode", "prefill"))
+    decode, prefill = (_find_speedup(variant.speeds, phase, batch, clock) for phase in ("decode", "prefill"))
     has_all = variant.beside is not None and (decode is not None or batch is None)
     return TrialFigures(
         file_bytes=variant.sizes.file_bytes,
@@ -87,12 +93,15 @@ def build_trial_figures(variant: VariantFigures, original: VariantFigures, *, ba
         original_accuracy=original.items.accuracy.value if original.items else None,
         decode_speedup=decode,
         prefill_speedup=prefill,
+        wall_speedup=_find_speedup(variant.speeds, "decode", batch, "wall"),
+        clock=clock,
         remarks=variant.missing,
     )
 
 
-def _find_speedup(speeds: tuple[SpeedFigures, ...], phase: str, batch: int | None) -> Spread | None:
+def _find_speedup(speeds: tuple[SpeedFigures, ...], phase: str, batch: int | None, clock: Clock) -> Spread | None:
     for one in speeds:
-        if (one.phase, one.batch) == (phase, batch) and one.speedup is not None:
-            return Spread.of(one.speedup)
+        speedup = one.speedup if clock == "wall" else one.cpu_speedup
+        if (one.phase, one.batch) == (phase, batch) and speedup is not None:
+            return Spread.of(speedup)
     return None

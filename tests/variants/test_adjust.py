@@ -10,8 +10,9 @@ import pytest
 
 from ensemble.errors import ConfigError
 from ensemble.variants.adjust import Adjustment, check_adjustment, search_variants
+from ensemble.variants.adjust_plot import plot_adjustment
 from ensemble.variants.adjust_report import adjustment_to_json, render_adjustment, save_adjustment
-from ensemble.variants.adjust_search import Limit
+from ensemble.variants.adjust_search import Aim, Limit
 from ensemble.variants.adjust_template import Chain
 from ensemble.variants.adjust_verdict import write_verdict
 from ensemble.variants.trial_figures import TrialFigures
@@ -162,6 +163,19 @@ def test_the_verdict_names_the_nearest_when_nothing_keeps_the_limit() -> None:
         "None of 2 variants that were tried keep perplexity within 1.01 times the original's; of the nearest, p1, "
         "perplexity is 1.200 (1.190 to 1.210) times the original's, and it decodes 1.50 times as fast."
     )
+
+
+@pytest.mark.parametrize(("aim", "place"), [("speed", 1.0), ("size", 2_000_000 / 2**20)])
+def test_the_picture_has_the_original_where_nothing_is_lost(aim: Aim, place: float) -> None:
+    adjustment = adjusted(Limit(max_loss=0.1), 1.02, 1.08, confirmed=build_figures(ratio=1.09, speedup=1.4))
+
+    figure = plot_adjustment(replace(adjustment, task=replace(adjustment.task, aim=aim)))
+
+    (axis,) = figure.axes
+    (original,) = (one for one in axis.collections if one.get_label() == "original")
+    assert original.get_offsets().tolist() == [[place, 1.0]]  # type: ignore[union-attr]
+    (choice,) = (one for one in axis.collections if one.get_label() == "the choice")
+    assert choice.get_offsets().tolist()[0][1] == pytest.approx(1.08)  # type: ignore[union-attr]
 
 
 def test_the_report_stands_alone_and_escapes_what_it_shows(tmp_path: Path) -> None:

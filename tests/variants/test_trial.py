@@ -54,6 +54,9 @@ def test_a_trial_measures_text_choices_speed_and_size_beside_the_original(source
     assert lost.value == figures.original_accuracy - figures.accuracy.value
     assert lost.low <= lost.value <= lost.high
     assert figures.file_bytes < figures.original_bytes
+    assert figures.clock == "processor"
+    assert figures.wall_speedup is not None
+    assert figures.wall_speedup != figures.decode_speedup
     measured = figures.to_measured("x", "accuracy")
     assert (measured.loss, measured.speedup) == (lost.value, figures.decode_speedup.value)
 
