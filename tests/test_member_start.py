@@ -11,11 +11,13 @@ import pytest
 
 from ensemble.checkpoints.digest import compute_digest
 from ensemble.checkpoints.progress import ignore_phase
+from ensemble.checkpoints.store import CheckpointStore
 from ensemble.config import MemberConfig
 from ensemble.errors import CheckpointError, MemberError
 from ensemble.member_start import start_engine
 from ensemble.replica_servers import start_member
 from ensemble.serving.replica import Place
+from tests.checkpoints.stores import KINDS, put, save_checkpoint, url_of
 from tests.checkpoints.tiny_models import write_tiny_gguf
 from tests.engines.tiny_checkpoints import save_random_llama
 
@@ -68,6 +70,22 @@ async def test_what_was_checked_is_what_runs_whatever_becomes_of_its_name(
             file.write_bytes(b"GGUF of somebody else")
 
     engine = await start_engine(member, timeout_s=GENEROUS_S, on_phase=replace_file)
+
+    await engine.check_health()
+    await engine.close()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_a_pinned_member_starts_from_a_store_that_this_machine_has_never_seen(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ENSEMBLE_CACHE_DIR", str(tmp_path / "cache"))
+    url = url_of(kind, tmp_path / "store")
+    digest = put(CheckpointStore.at(url), save_checkpoint(tmp_path / "model"), "tiny")
+
+    engine = await start_engine(
+        build_member(f"store:tiny@{url}", checkpoint_digest=digest), timeout_s=GENEROUS_S, on_phase=ignore_phase
+    )
 
     await engine.check_health()
     await engine.close()

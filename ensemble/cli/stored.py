@@ -6,6 +6,7 @@ import hashlib
 import re
 import shutil
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
@@ -83,7 +84,7 @@ class Output:
         target = parse_target(output)
         # The same command, given again, finds what is ready; another one does not.
         key = hashlib.sha256("\0".join(made_from).encode()).hexdigest()[:16]
-        return cls(folder=cache_dir() / "checkpoints" / "storing" / key / target.name, target=target, replace=replace)
+        return cls(folder=_storing() / key / target.name, target=target, replace=replace)
 
     def check(self, folders: Iterable[Path]) -> None:
         """Check, before the long work, that the names of what will lie in the folders can be given.
@@ -112,12 +113,20 @@ class Output:
             remedy = f"mend that, then `ensemble models add {folder} {name}` stores what is ready"
             raise ConfigError(error.where, error.problem, remedy) from error
         shutil.rmtree(folder, ignore_errors=True)
+        with suppress(OSError):  # others of the same command are still there
+            for parent in folder.relative_to(_storing()).parents[:-1]:
+                (_storing() / parent).rmdir()
         return f"{STORE_PREFIX}{name}, {stored.digest}"
 
     def _name(self, folder: Path) -> str:
         """Name what lies in a folder: as was said, or, of several below it, each by its own name, too."""
         name = self.target.name if self.target else ""
         return name if folder == self.folder else f"{name}-{folder.name}"
+
+
+def _storing() -> Path:
+    """Give the folder of what is made and not stored yet."""
+    return cache_dir() / "checkpoints" / "storing"
 
 
 def _open(reference: StoreReference) -> CheckpointStore:

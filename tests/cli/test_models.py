@@ -68,6 +68,7 @@ def test_a_compression_goes_into_the_store_and_on_from_it(checkpoint: str, tmp_p
     assert record["recipe"]["steps"][0]["type"] == "quantize_int8"
     assert {"calibration_digest", "versions", "perplexity_after"} <= record.keys()
     assert not list((tmp_path / "cache").rglob("model.safetensors"))
+    assert not list((tmp_path / "cache" / "checkpoints" / "storing").iterdir())
 
 
 def test_a_name_that_is_taken_is_told_before_the_long_work(checkpoint: str) -> None:
@@ -102,7 +103,7 @@ def test_what_a_store_does_not_take_stays_for_another_attempt(checkpoint: str, t
     assert "quantize" in refused.stderr
     assert "quantize" not in again.stderr
     assert listed()[0]["steps"] == ["quantize_int8"]
-    assert not ready.exists()
+    assert not ready.parent.exists()
 
 
 def test_several_recipes_make_a_name_each(checkpoint: str) -> None:
