@@ -25,6 +25,7 @@ NUM_CPUS = 8
 """What Ray may believe to have: members reserve cores so that refusals can be tested, not to have them."""
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Keep together, for runs with two workers, what shares processes; what waits longest begins first.
 
