@@ -44,10 +44,16 @@ def quantize_float8(weight_OI: Tensor, *, per_channel: bool) -> tuple[Tensor, Te
 
 def round_rows(rows_RI: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """Round inputs to 8 bits, a scale a row (float32, [R, 1]), as vLLM does with dynamic activations."""
+    scaled_RI, scale_R1 = scale_rows(rows_RI, dtype)
+    return _round_to(scaled_RI, dtype), scale_R1
+
+
+def scale_rows(rows_RI: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Give inputs in units of their rows' scales, not yet rounded (float32), and the scales."""
     rows_RI = rows_RI.float()
     # Few operations on purpose: for one row each costs as much as a tenth of the product.
     scale_R1 = rows_RI.abs().amax(dim=1, keepdim=True).div_(LARGEST_BY_DTYPE[dtype]).clamp_min_(_SMALLEST_SCALE)
-    return _round_to(rows_RI / scale_R1, dtype), scale_R1
+    return rows_RI / scale_R1, scale_R1
 
 
 def _round_to(scaled: Tensor, dtype: torch.dtype) -> Tensor:
@@ -60,7 +66,7 @@ def _round_to(scaled: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 @cache
-def _has_int8_products() -> bool:
+def has_int8_products() -> bool:
     """Say whether this CPU adds int8 products in 32 bits; older instructions may saturate in between."""
     capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
     return bool(capabilities.get("avx512_vnni") or capabilities.get("avx_vnni"))
@@ -94,7 +100,7 @@ class W8A8Linear(nn.Module):
         return output_RO.to(hidden.dtype).view(*hidden.shape[:-1], self.out_features)
 
     def _multiply(self, codes_RI: Tensor) -> Tensor:
-        if self.weight.dtype == torch.int8 and self.weight.device.type == "cpu" and _has_int8_products():
+        if self.weight.dtype == torch.int8 and self.weight.device.type == "cpu" and has_int8_products():
             # Private in torch, but it has no public spelling; torchao calls it by the same name.
             product_RO: Tensor = torch._int_mm(codes_RI, self.weight.t())  # noqa: SLF001
             return product_RO

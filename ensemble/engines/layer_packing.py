@@ -8,9 +8,11 @@ from torch import nn
 
 from ensemble.checkpoints.int4_linear import Int4Linear
 from ensemble.checkpoints.int8_linear import Int8Linear
+from ensemble.checkpoints.w8a8_linear import W8A8Linear
 from ensemble.engines.packed_int4 import PackedInt4Linear, can_pack_int4
 from ensemble.engines.packed_int8 import PackedInt8Linear, can_pack_int8
 from ensemble.engines.packed_linear import PackedLinear
+from ensemble.engines.packed_w8a8 import PackedW8A8Linear, can_pack_w8a8
 
 if TYPE_CHECKING:
     import torch
@@ -31,5 +33,7 @@ def pack_layers(model: nn.Module, dtype: torch.dtype) -> None:
                 packed = PackedInt4Linear(child, dtype)
             elif isinstance(child, Int8Linear) and can_pack_int8(child):
                 packed = PackedInt8Linear(child, dtype)
+            elif isinstance(child, W8A8Linear) and can_pack_w8a8(child):
+                packed = PackedW8A8Linear(child)
             if packed is not None:
                 setattr(parent, name, packed)

@@ -16,6 +16,7 @@ from ensemble.engines.forward_passes import ForwardPasses, Segment
 from ensemble.engines.grouped_attention import use_grouped_attention
 from ensemble.engines.layer_packing import pack_layers
 from ensemble.engines.packed_linear import can_pack, has_bfloat16_products
+from ensemble.engines.packed_w8a8 import PackedW8A8Linear
 from ensemble.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -87,7 +88,7 @@ def prepare_model(model: PreTrainedModel, checkpoint: str, precision: Precision)
 
 
 def _bound_rounding(model: PreTrainedModel, precision: Precision) -> float:
-    if any(isinstance(layer, W8A8Linear) for layer in model.modules()):
+    if any(isinstance(layer, (W8A8Linear, PackedW8A8Linear)) for layer in model.modules()):
         return _ROUNDING_INPUTS
     is_float32 = model.dtype == torch.float32 and precision.products in {None, torch.float32}
     return _ROUNDING_FLOAT32 if is_float32 else _ROUNDING_16_BIT

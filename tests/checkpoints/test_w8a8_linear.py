@@ -79,7 +79,7 @@ def test_a_layer_multiplies_rounded_inputs_by_what_its_codes_stand_for(
     per_channel: bool,
     has_products: bool,
 ) -> None:
-    monkeypatch.setattr(w8a8_linear, "_has_int8_products", lambda: has_products)
+    monkeypatch.setattr(w8a8_linear, "has_int8_products", lambda: has_products)
     torch.manual_seed(3)
     bias_O, hidden_RI = torch.randn(num_out), torch.randn(num_rows, 1, num_in)
     layer = build_layer(torch.randn(num_out, num_in), code_dtype, per_channel=per_channel, bias_O=bias_O)
