@@ -19,10 +19,11 @@ from ensemble.compression.recipe import Recipe
 from ensemble.compression.steps.llm_compressor import LlmCompressor
 from ensemble.environment import compress_python
 from ensemble.errors import ConfigError
+from ensemble.generation import ScoringRequest
 from tests.checkpoints.tiny_models import build_llama
 from tests.engines.embedded_runs import running
 from tests.engines.tiny_checkpoints import NUM_WORDS, save_random_llama
-from tests.engines.vllm_runs import HEAD_DIM, NEEDS_VLLM, START_TIMEOUT, read_text, running_vllm
+from tests.engines.vllm_runs import HEAD_DIM, NEEDS_VLLM, START_TIMEOUT, running_vllm
 
 if TYPE_CHECKING:
     from ensemble.compression.record import CompressionReport
@@ -156,12 +157,16 @@ def test_the_library_refuses_before_any_work(name: str, options: dict[str, Any],
 @START_TIMEOUT
 @pytest.mark.vllm
 @pytest.mark.parametrize("name", ["gptq", "w8a8"])
-async def test_vllm_says_what_the_embedded_engine_says(name: str, source: str, text: Path, tmp_path: Path) -> None:
+async def test_vllm_scores_as_the_embedded_engine_does(name: str, source: str, text: Path, tmp_path: Path) -> None:
     run(name, source, text, tmp_path)
+    request = ScoringRequest(request_id="s", prompt=PROMPT, choices=("w4", "w5 w6 w7"))
     async with running(str(tmp_path / "out")) as engine:
-        expected = await read_text(engine, PROMPT, max_tokens=6, temperature=0.0)
+        expected = (await engine.score(request)).logprobs
+    async with running(source) as engine:
+        original = (await engine.score(request)).logprobs
 
-    async with running_vllm(str(tmp_path / "out"), dtype="float32") as vllm:
-        said = await read_text(vllm, PROMPT, max_tokens=6, temperature=0.0)
+    async with running_vllm(str(tmp_path / "out")) as vllm:
+        scored = (await vllm.score(request)).logprobs
 
-    assert said == expected
+    assert scored == pytest.approx(expected, abs=0.05)
+    assert original != pytest.approx(expected, abs=0.05)
