@@ -132,7 +132,8 @@ class EngineProcess:
 
 def _serve(connection: Connection, order: EngineOrder) -> None:
     """Be the other process."""
-    with suppress(EOFError, KeyboardInterrupt):
+    # Whoever asked may be gone in the middle of an answer.
+    with suppress(EOFError, BrokenPipeError, KeyboardInterrupt):
         asyncio.run(_Server(connection, order).run())
 
 
