@@ -7,8 +7,9 @@ by the engine's own passes. One line a variant:
 
     RESULT variants name=... decode_speedup=... ppl_ratio=...
 
-`decode_speedup` is one request's alone; the further keys are the same with 16 requests at once, reading prompts, the
-weights' memory, and the lowest and highest round and the perplexity ratio's 95 % interval.
+`decode_speedup` is one request's alone; the further keys are the same by processor time, which a busy machine disturbs
+less, with 16 requests at once, of reading prompts, the lowest and highest round, the perplexity ratio's 95 % interval,
+and the weights' memory.
 """
 
 from __future__ import annotations
@@ -46,6 +47,7 @@ def _parse_arguments() -> argparse.Namespace:
     parser.add_argument("--recipe", type=Path, action="append", default=[], help="default: those for a CPU")
     parser.add_argument("--calibration", action="append", default=[], help="text for the recipes' steps")
     parser.add_argument("--text", action="append", default=[], help="text to judge by; default: the package's own")
+    parser.add_argument("--passages", type=int, default=32, help="of that text, at most so many")
     parser.add_argument("--cache", type=Path, default=cache_dir() / "variants", help="where variants are kept")
     parser.add_argument("--dtype", choices=("auto", "float32", "bfloat16"), default="auto")
     parser.add_argument("--threads", type=int, default=0, help="default: one a core")
@@ -78,7 +80,7 @@ def compare(arguments: argparse.Namespace, variants: list[Candidate]) -> tuple[V
     original = load_candidate("original", arguments.source, cache_dir=CHECKPOINTS)
     task = CompareTask(
         families=trace_families([original], variants, cache_dir=CHECKPOINTS),
-        text=load_judging_text(arguments.text),
+        text=load_judging_text(arguments.text, max_passages=arguments.passages),
         setup=EngineSetup(device="cpu", dtype=arguments.dtype, threads=arguments.threads, cache_dir=CHECKPOINTS),
         speed=SpeedTask(max_tokens=arguments.max_tokens),
         num_rounds=arguments.rounds,
@@ -94,6 +96,12 @@ def describe_variant(figures: VariantFigures) -> str:
         ratio = figures.beside.perplexity_ratio
         described["ppl_ratio"] = f"{ratio.value:.4f}"
         described["ppl_ratio_95"] = f"{ratio.interval.low:.4f}-{ratio.interval.high:.4f}"
+    for batch in (1, 16):
+        described |= {
+            f"decode_cpu_speedup_{batch}": f"{speed.cpu_speedup.value:.2f}"
+            for speed in figures.speeds
+            if (speed.phase, speed.batch) == ("decode", batch) and speed.cpu_speedup is not None
+        }
     described |= _describe_speed(figures, "decode", 16, "decode_speedup_16")
     described |= _describe_speed(figures, "prefill", 1, "prefill_speedup")
     described |= _describe_speed(figures, "prefill", 16, "prefill_speedup_16")
