@@ -49,15 +49,16 @@ def write_own_text(
     prompts_WP = _draw_prompts(text, options)
     batches = []
     for first in range(0, len(prompts_WP), BATCH_WINDOWS):
+        batch_WP = prompts_WP[first : first + BATCH_WINDOWS]
 
-        def tell(share: float, *, first: int = first) -> None:
-            on_phase("write own text", (first + share * BATCH_WINDOWS) / len(prompts_WP))
+        def tell(share: float, *, first: int = first, num_windows: int = len(batch_WP)) -> None:
+            on_phase("write own text", (first + share * num_windows) / len(prompts_WP))
 
         file = folder / f"windows-{first:06}.json"
         if not file.exists():
             remove_partials(file)
             seed = _mix(options.seed, first)
-            windows_WT = _sample(model, prompts_WP[first : first + BATCH_WINDOWS], options.window_tokens, seed, tell)
+            windows_WT = _sample(model, batch_WP, options.window_tokens, seed, tell)
             write_whole(file, json.dumps(windows_WT.tolist()).encode())
         batches.append(torch.tensor(json.loads(file.read_text("utf-8"))))
     return torch.cat(batches)

@@ -66,6 +66,22 @@ def test_writing_leaves_the_callers_random_numbers_alone(tmp_path: Path) -> None
     assert torch.equal(torch.rand(3), expected)
 
 
+@pytest.mark.parametrize("num_windows", [2, BATCH_WINDOWS + 2])
+def test_it_tells_rising_shares_up_to_the_whole(tmp_path: Path, num_windows: int) -> None:
+    shares: list[float] = []
+
+    write_own_text(
+        build_llama(),
+        build_text(),
+        build_options(num_windows),
+        folder=tmp_path,
+        on_phase=lambda _name, share: shares.append(share),
+    )
+
+    assert shares == sorted(shares)
+    assert 0.0 < shares[0] < shares[-1] == pytest.approx(1.0)
+
+
 def test_a_run_that_goes_on_writes_only_the_batches_that_are_missing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
