@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from contextlib import contextmanager
+from glob import escape
 from tempfile import mkdtemp
 from typing import TYPE_CHECKING
 
@@ -39,7 +40,8 @@ def write_folder_whole(target: Path) -> Iterator[Path]:
 
 def remove_leftovers(target: Path) -> None:
     """Remove what killed writers of ``target`` left; only for the one who holds its lock."""
-    for partial in target.parent.glob(_partial_prefix(target) + "*"):
+    # Exactly mkdtemp's eight characters: another target's name may begin as this one's does.
+    for partial in target.parent.glob(escape(_partial_prefix(target)) + "?" * 8):
         shutil.rmtree(partial, ignore_errors=True)
 
 

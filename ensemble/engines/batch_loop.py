@@ -156,6 +156,8 @@ class BatchLoop:
             self._leave_aborted(job)
 
     def _fail_pass(self, jobs: Sequence[Job], error: Exception) -> None:
+        # The check of the model below is no pass of these requests, which may be aborted by now.
+        self._in_pass = ()
         fault = self._faults.note_failure(error)
         for job in jobs:
             job.is_broken = True

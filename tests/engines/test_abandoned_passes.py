@@ -12,6 +12,7 @@ import torch
 
 from ensemble.engines.engine import Engine
 from ensemble.engines.paged_cache import PagedCache, PagedLayer
+from ensemble.engines.pass_faults import MAX_FAULTS_IN_A_ROW
 from ensemble.generation import GenerationParameters, GenerationRequest, ScoringRequest
 from tests.engines.embedded_runs import make_prompt, running, text_of
 from tests.engines.fused_runs import running_fused
@@ -29,7 +30,7 @@ KINDS = ("embedded", "fused", "speculative")
 class HeldLayer:
     """Holds up the first layer of the first pass of so many rows, once it has run, and counts those that run later.
 
-    With ``is_broken`` that layer leaves no numbers in the cache.
+    With ``is_broken`` that layer leaves no numbers in the cache; with ``fails`` it raises.
     """
 
     num_rows: int = 0
@@ -37,6 +38,7 @@ class HeldLayer:
     is_held: threading.Event = field(default_factory=threading.Event)
     go_on: threading.Event = field(default_factory=threading.Event)
     is_broken: bool = False
+    fails: bool = False
     num_later: int = 0
 
     def after_layer(self, cached: PagedLayer) -> None:
@@ -46,6 +48,8 @@ class HeldLayer:
                 cast("torch.Tensor", cached.keys)[cached._plan.write_slots] = torch.nan
             self.is_held.set()
             assert self.go_on.wait(GENEROUS_S)
+            if self.fails:
+                raise RuntimeError("this layer failed")
         elif self.is_held.is_set():
             self.num_later += 1
 
@@ -159,3 +163,23 @@ async def test_numbers_that_are_none_do_not_outlast_the_pass_that_was_left(engin
     again = await asyncio.gather(*(text_of(engine, make_prompt(length)) for length in lengths))  # noqa: TID251
 
     assert list(again) == expected
+
+
+async def test_passes_that_fail_for_nobody_do_not_count_against_the_model(checkpoint: str, held: HeldLayer) -> None:
+    request = ScoringRequest(request_id="s", prompt=make_prompt(60), choices=("w3", "w4 w5"))
+    async with running(checkpoint) as engine:
+        held.num_rows, held.fails = 1, True
+        for _ in range(MAX_FAULTS_IN_A_ROW + 1):
+            held.is_held.clear()
+            held.go_on.clear()
+            scoring = asyncio.create_task(engine.score(request))
+            await held.wait_until_held()
+            scoring.cancel()
+            await asyncio.wait([scoring])
+            held.go_on.set()
+            async with asyncio.timeout(GENEROUS_S):
+                while engine.stats().running_requests:  # noqa: ASYNC110 - the engine's thread sets no event
+                    await asyncio.sleep(0.001)
+
+        await engine.check_health()
+        assert len((await engine.score(request)).logprobs) == 2
