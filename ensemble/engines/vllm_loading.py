@@ -23,7 +23,7 @@ from ensemble.engines.scoring_rule import ScoringRule
 from ensemble.engines.token_encoder import TokenEncoder
 from ensemble.engines.vllm_arguments import build_engine_args
 from ensemble.engines.vllm_processes import MAX_CAUSE, ProcessLog, counting_nan, vllm_environment
-from ensemble.engines.vllm_steps import StepRecorder
+from ensemble.engines.vllm_steps import StepRecorder, drop_own_metrics
 from ensemble.errors import CheckpointError, ConfigError, MemberError
 from ensemble.generation import GenerationRequest
 
@@ -140,6 +140,7 @@ def _start(args: AsyncEngineArgs, *, checkpoint: str, log: ProcessLog, recorder:
         raise CheckpointError(
             checkpoint, f"vLLM does not start with it ({cause})", "take another one, or see engine.options"
         ) from error
+    drop_own_metrics(llm)
     # For every token vLLM's front end looks at this switch, which it would find in the environment: slowly, and only
     # inside the block. Set here, it is found at once, and says no more than that whatever was counted is to be told.
     envs.VLLM_COMPUTE_NANS_IN_LOGITS = True

@@ -5,16 +5,24 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING
 
-from vllm.v1.metrics.loggers import StatLoggerBase
+from vllm.v1.metrics.loggers import PrometheusStatLogger, StatLoggerBase
 
 from ensemble.engines.engine_thread import Counters
 
 if TYPE_CHECKING:
     from vllm.config import VllmConfig
+    from vllm.v1.engine.async_llm import AsyncLLM
     from vllm.v1.metrics.stats import IterationStats, MultiModalCacheStats, SchedulerStats
 
 _MAX_ABORTS = 4096
 """Aborts that are followed up; of more between two steps, the oldest are forgotten."""
+
+
+def drop_own_metrics(llm: AsyncLLM) -> None:
+    """Have vLLM tell its statistics to no metrics of its own: nobody reads them here, and each token would be one."""
+    if llm.logger_manager is not None:
+        loggers = llm.logger_manager.stat_loggers
+        loggers[:] = [logger for logger in loggers if not isinstance(logger, PrometheusStatLogger)]
 
 
 class StepRecorder(StatLoggerBase):

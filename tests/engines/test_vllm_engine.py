@@ -142,6 +142,19 @@ async def test_vllm_itself_frees_the_place_of_a_client_that_has_gone(tiny_vllm: 
     assert (stats.aborted_requests, stats.running_requests) == (1, 0)
 
 
+async def test_vllm_s_steps_are_told_to_the_engine_alone(tiny_vllm: SharedVllm) -> None:
+    async with tiny_vllm.engine() as engine:
+        loaded = engine._loaded
+        assert loaded is not None
+        assert loaded.llm.logger_manager is not None
+        told = [type(logger).__name__ for logger in loaded.llm.logger_manager.stat_loggers]
+        await read_text(engine, "w1")
+        num_steps = engine.stats().steps
+
+    assert told == ["PerEngineStatLoggerAdapter"]
+    assert num_steps > 0
+
+
 async def test_cancelling_a_scoring_takes_its_questions_out_of_vllm(tiny_vllm: SharedVllm) -> None:
     choices = tuple(make_prompt(n) for n in range(30, 40))
     async with tiny_vllm.engine() as engine:
