@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel
 
-SAVE_EVERY_S = 60.0
+SAVE_EVERY_S = 120.0
 """How much of the work a kill may cost."""
 BETAS = (0.9, 0.95)
 """Of AdamW: budgets are short, so its second moment must not lag a thousand steps behind."""

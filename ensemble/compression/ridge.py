@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+MOST_JUDGED = 64
+"""Outputs by which a ridge is chosen: solving for all of them with every ridge takes longer than all the rest."""
+
 
 @dataclass(slots=True, kw_only=True)
 class Moments:
@@ -22,8 +25,8 @@ class Moments:
 
     gram_II: Tensor
     cross_IO: Tensor
-    energy: float = 0.0
-    """Sum of the targets' squares."""
+    energy_O: Tensor
+    """Sums of the targets' squares."""
 
     @classmethod
     def empty(cls, num_inputs: int, num_outputs: int) -> Moments:
@@ -31,21 +34,27 @@ class Moments:
         return cls(
             gram_II=torch.zeros(num_inputs, num_inputs, dtype=torch.float64),
             cross_IO=torch.zeros(num_inputs, num_outputs, dtype=torch.float64),
+            energy_O=torch.zeros(num_outputs, dtype=torch.float64),
         )
 
     def add(self, input_NI: Tensor, target_NO: Tensor) -> None:
         """Add rows; their own products are float32, the sums over many calls float64."""
         self.gram_II += input_NI.T @ input_NI
         self.cross_IO += input_NI.T @ target_NO
-        self.energy += target_NO.double().square().sum().item()
+        self.energy_O += target_NO.double().square().sum(dim=0)
 
     def plus(self, other: Moments) -> Moments:
         """Give the moments of both sets of rows."""
         return Moments(
             gram_II=self.gram_II + other.gram_II,
             cross_IO=self.cross_IO + other.cross_IO,
-            energy=self.energy + other.energy,
+            energy_O=self.energy_O + other.energy_O,
         )
+
+    def thin(self, most: int) -> Moments:
+        """Give the moments of every so many-th output, at most so many of them."""
+        every = -(-len(self.energy_O) // most)
+        return Moments(gram_II=self.gram_II, cross_IO=self.cross_IO[:, ::every], energy_O=self.energy_O[::every])
 
     def solve(self, ridge: float) -> Tensor:
         """Give ``weight_OI`` that minimises ``|target - input weight'|^2 + penalty |weight|^2``.
@@ -62,11 +71,16 @@ class Moments:
         """Give the share of the targets' squares that a weight explains on these rows; below 0 where it harms."""
         weight_IO = weight_OI.T
         gain = (weight_IO * (2.0 * self.cross_IO - self.gram_II @ weight_IO)).sum().item()
-        return gain / self.energy if self.energy else 0.0
+        energy = self.energy_O.sum().item()
+        return gain / energy if energy else 0.0
 
 
 def choose_ridge(fit: Moments, judge: Moments, ridges: Sequence[float]) -> tuple[float, float]:
-    """Give the ridge whose weight, fitted to some rows, explains most of others, and the share that it explains."""
+    """Give the ridge whose weight, fitted to some rows, explains most of others, and the share that it explains.
+
+    Of many outputs some speak for all.
+    """
+    fit, judge = fit.thin(MOST_JUDGED), judge.thin(MOST_JUDGED)
     shares = [judge.explain(fit.solve(ridge)) for ridge in ridges]
     best = max(range(len(ridges)), key=shares.__getitem__)
     return ridges[best], shares[best]

@@ -58,7 +58,16 @@ def test_the_moments_of_two_sets_are_those_of_all_rows() -> None:
     whole = sum_up((input_NI, target_NO))
 
     assert torch.allclose(parts.solve(0.1), whole.solve(0.1), atol=1e-6)
-    assert parts.energy == pytest.approx(whole.energy)
+    assert torch.allclose(parts.energy_O, whole.energy_O)
+
+
+def test_a_part_of_the_outputs_has_the_weight_of_these_outputs_alone() -> None:
+    whole = sum_up(draw(40, seed=1, noise=1.0))
+
+    thinned = whole.thin(2)
+
+    assert torch.allclose(thinned.solve(0.1), whole.solve(0.1)[::2])
+    assert torch.equal(thinned.energy_O, whole.energy_O[::2])
 
 
 def test_inputs_that_are_all_zero_give_no_weight() -> None:
