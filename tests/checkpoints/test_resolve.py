@@ -99,7 +99,7 @@ def test_an_interrupted_conversion_leaves_nothing_and_the_next_one_works(gguf_fi
 
 def test_what_a_killed_conversion_left_is_removed_by_the_next_one(gguf_file: Path, tmp_path: Path) -> None:
     name = resolve_checkpoint(str(gguf_file), cache_dir=tmp_path / "other").name
-    leftover = tmp_path / f".partial-{name}-killed"
+    leftover = tmp_path / f".partial-{name}-k1lled_x"
     leftover.mkdir()
     (leftover / "config.json").write_text("{}")
 
