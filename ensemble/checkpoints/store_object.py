@@ -144,15 +144,13 @@ class StoreObject:
         return manifest
 
     def check_bytes(self, on_phase: OnPhase) -> ObjectManifest:
-        """Read every file on this machine's disk, and give the manifest.
+        """Read every file, which travels if it lies elsewhere, and give the manifest.
 
         Raises:
             CheckpointError: one is not what the manifest says.
         """
         manifest = self.check_sizes()
-        names = sorted(manifest.files)
-        found = hash_files([self.location.local_path / name for name in names], on_phase)
-        for name, sha256 in zip(names, found, strict=True):
+        for name, sha256 in self._hash_all(manifest, on_phase).items():
             if sha256 != manifest.files[name].sha256:
                 raise self._damaged(f"{name} is {sha256} instead of {manifest.files[name].sha256}")
         return manifest
@@ -203,10 +201,10 @@ class StoreObject:
             CheckpointError: it is not whole, or its bytes are not what the manifest says.
         """
         manifest = self.check_sizes()
-        copy = _Copy(total_bytes=manifest.num_bytes, phase="fetch from the store", on_phase=on_phase)
+        reading = _Reading(total_bytes=manifest.num_bytes, phase="fetch from the store", on_phase=on_phase)
         for name, facts in manifest.files.items():
             with self.location.child(name).reading() as source, (folder / name).open("wb") as sink:
-                sha256 = copy.copy(source, sink)
+                sha256 = reading.hash(source, sink)
             if sha256 != facts.sha256:
                 raise self._damaged(f"{name} is {sha256} instead of {facts.sha256}")
         for name in self.location.names():
@@ -220,14 +218,23 @@ class StoreObject:
         self.location.remove()
 
     def _is_whole(self, on_phase: OnPhase) -> bool:
+        # Elsewhere, too: stores' own checksums are of parts or of nothing, and writing again would disturb readers.
         with suppress(CheckpointError):
-            # A remote one is read again when it is fetched.
-            if self.location.is_local:
-                self.check_bytes(on_phase)
-            else:
-                self.check_sizes()
+            self.check_bytes(on_phase)
             return True
         return False
+
+    def _hash_all(self, manifest: ObjectManifest, on_phase: OnPhase) -> dict[str, str]:
+        names = sorted(manifest.files)
+        if self.location.is_local:
+            return dict(
+                zip(names, hash_files([self.location.local_path / name for name in names], on_phase), strict=True)
+            )
+        reading, sha256_by_name = _Reading(total_bytes=manifest.num_bytes, phase="check digest", on_phase=on_phase), {}
+        for name in names:
+            with self.location.child(name).reading() as source:
+                sha256_by_name[name] = reading.hash(source)
+        return sha256_by_name
 
     def _fill(self, place: Location, folder: Path, manifest: ObjectManifest, on_phase: OnPhase) -> None:
         place.make_folder()
@@ -235,10 +242,10 @@ class StoreObject:
         place.child(MANIFEST).remove()
         for name in _find_strangers(place.names(), manifest):
             place.child(name).remove()
-        copy = _Copy(total_bytes=manifest.num_bytes, phase="store", on_phase=on_phase)
+        reading = _Reading(total_bytes=manifest.num_bytes, phase="store", on_phase=on_phase)
         for name, facts in manifest.files.items():
             with (folder / name).open("rb") as source, place.child(name).filling() as sink:
-                sha256 = copy.copy(source, sink)
+                sha256 = reading.hash(source, sink)
             if sha256 != facts.sha256:
                 raise CheckpointError(str(folder / name), "it changed while it was read", "store it again")
         for path in find_records(folder):
@@ -257,24 +264,25 @@ def _find_strangers(present: Collection[str], manifest: ObjectManifest) -> list[
 
 
 @dataclass(slots=True, kw_only=True)
-class _Copy:
-    """Copies files one after another, hashes them, and tells how far that is."""
+class _Reading:
+    """Reads files one after another, hashes them, and tells how far that is."""
 
     total_bytes: int
     phase: str
     on_phase: OnPhase
-    num_copied: int = 0
+    num_read: int = 0
 
-    def copy(self, source: IO[bytes], sink: IO[bytes]) -> str:
-        """Copy one file; gives its SHA-256."""
+    def hash(self, source: IO[bytes], sink: IO[bytes] | None = None) -> str:
+        """Read one file, into another one if that is given; gives its SHA-256."""
         digest = hashlib.sha256()
         self._tell()
         while piece := source.read(PIECE_BYTES):
             digest.update(piece)
-            sink.write(piece)
-            self.num_copied += len(piece)
+            if sink is not None:
+                sink.write(piece)
+            self.num_read += len(piece)
             self._tell()
         return digest.hexdigest()
 
     def _tell(self) -> None:
-        self.on_phase(self.phase, min(1.0, self.num_copied / max(1, self.total_bytes)))
+        self.on_phase(self.phase, min(1.0, self.num_read / max(1, self.total_bytes)))
