@@ -242,7 +242,8 @@ def finish_choice(
     make_variant(task.trial, chosen.recipe, output, on_phase=on_phase)
     judged = TrialStore(folder=trials.folder, facts=task.confirming.facts())
     confirmed = judged.find(chosen)
-    if confirmed is None:
+    # Made again, the variant has no evaluation, though it was measured before.
+    if confirmed is None or not (output / EVALUATION_RECORD).is_file():
         comparison = compare_with_original(task.confirming, output, on_phase=on_phase)
         evaluation = json.dumps(evaluation_of(comparison, VARIANT), ensure_ascii=False, indent=2, allow_nan=False)
         write_whole(output / EVALUATION_RECORD, f"{evaluation}\n".encode())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -112,6 +113,26 @@ def test_the_choice_goes_into_the_store_with_its_recipe_and_its_evaluation(
     assert judged != figures["trials"][figures["chosen"]]["perplexity_ratio"]["value"]
     assert load_checkpoint(f"store:best@{tmp_path}/store", dtype="float32", device="cpu").model
     assert CliRunner().invoke(app, command).exit_code == 2
+
+
+@pytest.mark.parametrize("gone", ["evaluation.json", "."])
+def test_what_the_choice_lacks_is_there_again_after_the_same_command(source: str, gone: str, tmp_path: Path) -> None:
+    layers, chosen = tmp_path / "layers.yaml", tmp_path / "chosen"
+    layers.write_text("steps: [{type: prune_layers, num_layers: 1}]", "utf-8")
+    limits = ("--out", str(tmp_path / "out"), "--max-loss", "9", *SIZE)
+    command = ["adjust", source, str(chosen), "--recipe", str(layers), *limits]
+    first = CliRunner().invoke(app, command)
+    evaluation = (chosen / "evaluation.json").read_bytes()
+    if gone == ".":
+        shutil.rmtree(chosen)
+    else:
+        (chosen / gone).unlink()
+
+    again = CliRunner().invoke(app, command)
+
+    assert (first.exit_code, again.exit_code) == (0, 0), again.stderr
+    assert "(an earlier run's)" in again.stderr
+    assert (chosen / "evaluation.json").read_bytes() == evaluation
 
 
 def test_a_limit_that_nothing_keeps_is_told_with_the_nearest_and_reported(source: str, tmp_path: Path) -> None:
