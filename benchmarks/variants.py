@@ -79,7 +79,7 @@ def compare(arguments: argparse.Namespace, variants: list[Candidate]) -> tuple[V
     """Measure the original and its variants."""
     original = load_candidate("original", arguments.source, cache_dir=CHECKPOINTS)
     task = CompareTask(
-        families=trace_families([original], variants, cache_dir=CHECKPOINTS),
+        families=trace_families([original], variants),
         text=load_judging_text(arguments.text, max_passages=arguments.passages),
         setup=EngineSetup(device="cpu", dtype=arguments.dtype, threads=arguments.threads, cache_dir=CHECKPOINTS),
         speed=SpeedTask(max_tokens=arguments.max_tokens),

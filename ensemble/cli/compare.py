@@ -21,8 +21,9 @@ if TYPE_CHECKING:
 
 _PARAGRAPHS = (
     """A checkpoint is named as in a spec, or NAME=CHECKPOINT to call it something. Each variant is compared with the
-    original that its compression.json leads to: ORIGINAL, one of --original, another VARIANT, or what the record says.
-    A checkpoint without a record that nothing was made from counts as a variant of ORIGINAL.""",
+    original that its compression.json leads to, by digests: ORIGINAL, one of --original, or another VARIANT; what the
+    record names is never looked up. A checkpoint without a record that nothing was made from counts as a variant of
+    ORIGINAL.""",
     """Measured are: perplexity and bits per byte on the text (bits per byte also compare models with different
     tokenizers), the share of tokens after which variant and original hold the same next one likeliest, the divergence
     of their distributions (KL, in nats), the accuracy on labelled items, tokens a second of reading and writing at
@@ -132,7 +133,7 @@ def _find_families(originals: list[str], variants: list[str], checkpoints: Path)
         name, reference = split_name(typed)
         return load_candidate(name, with_store(reference), cache_dir=checkpoints)
 
-    return trace_families([load(one) for one in originals], [load(one) for one in variants], cache_dir=checkpoints)
+    return trace_families([load(one) for one in originals], [load(one) for one in variants])
 
 
 def split_name(typed: str) -> tuple[str, str]:

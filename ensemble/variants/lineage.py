@@ -20,6 +20,7 @@ from ensemble.errors import CheckpointError, ConfigError
 
 DIGEST_CHARACTERS = len("sha256:") + 12
 """Of a digest that has to serve as a name."""
+_GIVE_ORIGINAL = "give that one with --original NAME=CHECKPOINT, or, where it was compressed itself, as a VARIANT"
 
 
 class CompressionFacts(BaseModel):
@@ -95,18 +96,17 @@ def load_candidate(
     )
 
 
-def trace_families(
-    originals: Sequence[Candidate], variants: Sequence[Candidate], *, cache_dir: Path = DEFAULT_CACHE_DIR
-) -> tuple[Family, ...]:
+def trace_families(originals: Sequence[Candidate], variants: Sequence[Candidate]) -> tuple[Family, ...]:
     """Find each variant's original: the one that its compression started from, however long ago.
 
-    One that none of the given checkpoints is, is looked up where the record says. What no compression of ours wrote is
-    an original where another was made from it, and else a variant of the first original.
+    Records are compared with what was given, by digests; nothing is looked up where a record says, since whoever wrote
+    it may name what would be fetched, or imported. What no compression of ours wrote is an original where another was
+    made from it, and else a variant of the first original.
 
     Raises:
-        ConfigError: an original cannot be found, or two checkpoints have one name.
+        ConfigError: an original was not given, records lead in a circle, or two checkpoints have one name.
     """
-    tree = _Tree(originals, variants, cache_dir)
+    tree = _Tree(originals, variants)
     root_by_name = {variant.name: tree.root_of(variant) for variant in variants}
     roots = {root.digest: root for root in (*originals, *root_by_name.values())}
     families = tuple(
@@ -127,37 +127,31 @@ def trace_families(
 class _Tree:
     """What is known of who was made from whom."""
 
-    def __init__(self, originals: Sequence[Candidate], variants: Sequence[Candidate], cache_dir: Path) -> None:
+    def __init__(self, originals: Sequence[Candidate], variants: Sequence[Candidate]) -> None:
         self._first = originals[0]
         self._originals = {one.digest for one in originals}
         self._by_digest = {one.digest: one for one in (*variants, *originals)}
         self._sources = {one.facts.source_digest for one in variants if one.facts}
-        self._cache_dir = cache_dir
 
     def root_of(self, variant: Candidate) -> Candidate:
-        one = variant
+        one, passed = variant, set[str]()
         while one.digest not in self._originals:
             if one.facts is None:
                 return one if one.digest in self._sources else self._first
+            if one.digest in passed:
+                raise ConfigError(variant.reference, "its record leads back to itself", _GIVE_ORIGINAL)
+            passed.add(one.digest)
             one = self._source_of(one, one.facts)
         return self._by_digest[one.digest]
 
     def _source_of(self, one: Candidate, facts: CompressionFacts) -> Candidate:
-        if facts.source_digest not in self._by_digest:
-            self._by_digest[facts.source_digest] = self._look_up(one, facts)
-        return self._by_digest[facts.source_digest]
-
-    def _look_up(self, one: Candidate, facts: CompressionFacts) -> Candidate:
-        remedy = "give its original with --original NAME=CHECKPOINT"
-        try:
-            found = load_candidate("", facts.source, cache_dir=self._cache_dir)
-        except CheckpointError as error:
-            problem = f"it was made from {facts.source}, which is not there ({error.problem})"
-            raise ConfigError(one.reference, problem, remedy) from error
-        if found.digest != facts.source_digest:
-            problem = f"it was made from {facts.source}, which has other weights now"
-            raise ConfigError(one.reference, problem, remedy)
-        return found
+        source = self._by_digest.get(facts.source_digest)
+        if source is None:
+            is_given = facts.source in [given.reference for given in self._by_digest.values()]
+            why = "has other weights now" if is_given else "is not among what was given"
+            problem = f"it was made from {facts.source} ({facts.source_digest[:DIGEST_CHARACTERS]}), which {why}"
+            raise ConfigError(one.reference, problem, _GIVE_ORIGINAL)
+        return source
 
 
 def _read_facts(folder: Path) -> CompressionFacts | None:

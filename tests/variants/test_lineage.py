@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 from ensemble.errors import CheckpointError, ConfigError
 from ensemble.variants.lineage import Candidate, load_candidate, trace_families
 from tests.checkpoints.tiny_models import build_gemma3, save
-from tests.variants.made_models import save_original, save_variant
+from tests.variants.made_models import save_original, save_variant, write_record
 
 
 @pytest.fixture
@@ -41,15 +42,41 @@ def test_a_variant_of_a_variant_belongs_to_the_first_ones_original(tmp_path: Pat
     pruned = load_candidate("", save_variant(tmp_path / "pruned", original.reference))
     rounded = load_candidate("", save_variant(tmp_path / "rounded", pruned.reference, seed=2))
 
-    assert names_by_family([original], [rounded]) == {"base": ["rounded"]}
     assert names_by_family([original], [pruned, rounded]) == {"base": ["pruned", "rounded"]}
 
 
-def test_an_original_that_was_not_named_is_looked_up_where_the_record_says(tmp_path: Path, original: Candidate) -> None:
-    other = save(build_gemma3(), tmp_path / "other")
-    variant = load_candidate("", save_variant(tmp_path / "int4", other))
+@pytest.mark.parametrize("source", ["package:imported.inside/x.gguf", "org/name", "store:x@/nowhere", "{tmp_path}"])
+def test_what_a_record_names_is_neither_imported_nor_fetched_nor_opened(
+    source: str, tmp_path: Path, original: Candidate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "imported").mkdir()
+    (tmp_path / "imported" / "__init__.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    monkeypatch.syspath_prepend(tmp_path)
+    named = source.format(tmp_path=save(build_gemma3(), tmp_path / "other"))
+    folder = save_variant(tmp_path / "int8", original.reference)
+    record = {"source": named, "source_digest": "sha256:0", "steps": []}
+    (Path(folder) / "compression.json").write_text(json.dumps(record))
+    variant = load_candidate("", folder)
 
-    assert names_by_family([original], [variant]) == {"base": [], "other": ["int4"]}
+    with pytest.raises(ConfigError, match="which is not among what was given") as told:
+        trace_families([original], [variant])
+
+    assert named in told.value.problem
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("length", [1, 2, 3])
+def test_records_that_lead_in_a_circle_are_told(length: int, tmp_path: Path, original: Candidate) -> None:
+    folders = [tmp_path / f"v{number}" for number in range(length)]
+    for number, folder in enumerate(folders):
+        save_variant(folder, original.reference, seed=number + 1)
+    for folder, source in zip(folders, [*folders[1:], folders[0]], strict=True):
+        write_record(folder, str(source))
+    variants = [load_candidate("", str(folder)) for folder in folders]
+
+    with pytest.raises(ConfigError, match="v0: its record leads back to itself"):
+        trace_families([original], variants)
 
 
 def test_a_copy_of_the_original_is_the_original(tmp_path: Path, original: Candidate) -> None:
@@ -70,18 +97,13 @@ def test_one_without_a_record_is_an_original_where_another_was_made_from_it_and_
     assert names_by_family([original], [other, variant, stray]) == {"base": ["stray"], "other": ["int4"]}
 
 
-@pytest.mark.parametrize("change", ["gone", "changed"])
-def test_an_original_that_is_missing_or_has_changed_is_asked_for(
-    tmp_path: Path, original: Candidate, change: str
-) -> None:
-    other = save(build_gemma3(), tmp_path / "other")
-    variant = load_candidate("", save_variant(tmp_path / "int4", other))
-    shutil.rmtree(other)
-    if change == "changed":
-        save(build_gemma3(num_layers=2), Path(other))
+def test_an_original_that_has_changed_is_told(tmp_path: Path, original: Candidate) -> None:
+    variant = load_candidate("", save_variant(tmp_path / "int4", original.reference))
+    save(build_gemma3(), Path(original.reference))
+    changed = load_candidate("", original.reference)
 
-    with pytest.raises(ConfigError, match="--original NAME=CHECKPOINT"):
-        trace_families([original], [variant])
+    with pytest.raises(ConfigError, match=r"which has other weights now; give .* --original NAME=CHECKPOINT"):
+        trace_families([changed], [variant])
 
 
 def test_two_checkpoints_of_one_name_are_refused(tmp_path: Path, original: Candidate) -> None:
