@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ensemble.checkpoints.folder import find_weight_files
-from ensemble.checkpoints.progress import OnPhase
+from ensemble.checkpoints.progress import OnPhase, ignore_phase
 from ensemble.errors import CheckpointError
 
 PREFIX = "sha256:"
@@ -44,6 +44,16 @@ def digest_content(sha256_by_name: Mapping[str, str]) -> str:
     """Give the digest of a folder from the SHA-256 of each file that counts: that of sha256sum's lines, by name."""
     lines = [f"{sha256}  {name}\n" for name, sha256 in sorted(sha256_by_name.items())]
     return PREFIX + hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def digest_folder(folder: Path, *, on_phase: OnPhase = ignore_phase) -> str:
+    """Give the digest of a folder as it lies there.
+
+    Raises:
+        CheckpointError: it has no weights, or pickled ones, or a file cannot be read.
+    """
+    files = find_content(folder)
+    return digest_content(dict(zip((path.name for path in files), hash_files(files, on_phase), strict=True)))
 
 
 def hash_files(files: Sequence[Path], on_phase: OnPhase) -> list[str]:

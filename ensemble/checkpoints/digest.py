@@ -13,7 +13,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from ensemble.checkpoints.content import PREFIX, digest_content, find_content, hash_files
+from ensemble.checkpoints.content import PREFIX, digest_folder, hash_files
 from ensemble.checkpoints.package_files import find_package_file
 from ensemble.checkpoints.progress import OnPhase, ignore_phase
 from ensemble.checkpoints.reference import GgufReference, PackageReference, parse_reference
@@ -106,8 +106,7 @@ def _digest_folder(reference: str, folder: Path, on_phase: OnPhase) -> str:
     if isinstance(parse_reference(reference), PackageReference):
         # The conversion has noted what its parts made together.
         return _read_origin(reference, folder)
-    files = find_content(folder)
-    return digest_content(dict(zip((path.name for path in files), hash_files(files, on_phase), strict=True)))
+    return digest_folder(folder, on_phase=on_phase)
 
 
 def _join(digests: Sequence[str]) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,8 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ensemble.checkpoints.folder import check_folder, find_weight_files
+from ensemble.checkpoints.content import PREFIX, digest_folder
+from ensemble.checkpoints.folder import check_folder
 from ensemble.checkpoints.load import DTYPES, build_empty_model, load_checkpoint, names_classifier
+from ensemble.checkpoints.progress import OnPhase, ignore_phase
 from ensemble.checkpoints.resolve import resolve_checkpoint
 from ensemble.checkpoints.tokenizer import load_tokenizer
 from ensemble.compression.record import RECORD_NAME
@@ -19,8 +20,6 @@ from ensemble.errors import ConfigError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
-
-    from ensemble.checkpoints.progress import OnPhase
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,23 +86,22 @@ def open_source(reference: str, *, cache_dir: Path, allow_compressed: bool, on_p
             "it was compressed already",
             "compress what it was made from, or say --allow-compressed: it is then the original to repair towards",
         )
-    on_phase("hash", 0.0)
     return Source(
         reference=reference,
         folder=folder,
         config=config,
-        digest=read_source_digest(folder),
+        digest=read_source_digest(folder, on_phase=on_phase),
         tokenizer=load_tokenizer(folder),
     )
 
 
-def read_source_digest(folder: Path) -> str:
-    """Give the digest of the GGUF file that a converted folder came from, or else of the weights' files."""
+def read_source_digest(folder: Path, *, on_phase: OnPhase = ignore_phase) -> str:
+    """Give the digest of the GGUF file that a converted folder came from, or else of all that decides what it says.
+
+    Raises:
+        CheckpointError: it has no weights, or pickled ones, or a file cannot be read.
+    """
     origin = folder / "origin.json"
     if origin.is_file():
-        return f"sha256:{json.loads(origin.read_text('utf-8'))['sha256']}"
-    digest = hashlib.sha256()
-    for path in find_weight_files(folder):
-        with path.open("rb") as stream:
-            digest.update(hashlib.file_digest(stream, "sha256").digest())
-    return f"sha256:{digest.hexdigest()}"
+        return f"{PREFIX}{json.loads(origin.read_text('utf-8'))['sha256']}"
+    return digest_folder(folder, on_phase=on_phase)

@@ -148,7 +148,7 @@ class _Tree:
         source = self._by_digest.get(facts.source_digest)
         if source is None:
             is_given = facts.source in [given.reference for given in self._by_digest.values()]
-            why = "has other weights now" if is_given else "is not among what was given"
+            why = "is another checkpoint now" if is_given else "is not among what was given"
             problem = f"it was made from {facts.source} ({facts.source_digest[:DIGEST_CHARACTERS]}), which {why}"
             raise ConfigError(one.reference, problem, _GIVE_ORIGINAL)
         return source

@@ -80,6 +80,21 @@ def test_what_is_there_already_is_neither_made_nor_read_again(tmp_path: Path, mo
     assert again == reports
 
 
+@pytest.mark.parametrize("file", ["config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"])
+def test_a_source_with_the_same_weights_but_another_file_beside_them_is_another_source(
+    tmp_path: Path, file: str
+) -> None:
+    source = save(build_llama(), tmp_path / "source")
+    # The same to whoever reads it, but for the template.
+    with (tmp_path / "source" / file).open("a") as stream:
+        stream.write("\n")
+    other = save(build_llama(), tmp_path / "other")
+    compress(source, INT8, tmp_path / "out")
+
+    with pytest.raises(ConfigError, match="it exists already, made of another source, recipe or text"):
+        compress(other, INT8, tmp_path / "out")
+
+
 @pytest.mark.parametrize("change", ["recipe", "text", "source"])
 def test_an_output_made_otherwise_is_never_touched(tmp_path: Path, change: str) -> None:
     source = save(build_llama(), tmp_path / "source")

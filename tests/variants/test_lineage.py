@@ -102,7 +102,7 @@ def test_an_original_that_has_changed_is_told(tmp_path: Path, original: Candidat
     save(build_gemma3(), Path(original.reference))
     changed = load_candidate("", original.reference)
 
-    with pytest.raises(ConfigError, match=r"which has other weights now; give .* --original NAME=CHECKPOINT"):
+    with pytest.raises(ConfigError, match=r"which is another checkpoint now; give .* --original NAME=CHECKPOINT"):
         trace_families([changed], [variant])
 
 
