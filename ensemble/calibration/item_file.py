@@ -13,7 +13,7 @@ from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
 
 from ensemble.calibration.items import LabelledItem
 from ensemble.errors import ConfigError, InvalidRequestError
-from ensemble.files.json_line import SomeText, explain, parse_object
+from ensemble.files.json_line import ARRAY_PROBLEM, SomeText, begins_array, explain, parse_object
 from ensemble.voting.short_answer import normalise_answer
 
 MAX_TOLD = 20
@@ -79,6 +79,8 @@ def read_item_file(path: Path, *, check: Check | None = None) -> ItemFile:
         raw = path.read_bytes()
     except OSError as error:
         raise ConfigError(str(path), f"it cannot be read ({error.strerror})", "give a file of JSON lines") from error
+    if begins_array(raw):
+        raise ConfigError(str(path), ARRAY_PROBLEM, "give one object a line")
     lines = raw.removesuffix(b"\n").split(b"\n") if raw else []
     reader = _LineReader(check=check)
     problems: list[ItemProblem] = []

@@ -56,6 +56,10 @@ def _load_source(name: str) -> CalibrationSource:
     path = Path(name).expanduser()
     if name.startswith(DATA_SET_PREFIX) or (not path.exists() and names_data_set(name)):
         return _join(name, read_data_set(name.removeprefix(DATA_SET_PREFIX)))
+    if not path.exists():
+        raise ConfigError(
+            name, "there is no such file", f"check the path, or write {DATA_SET_PREFIX}{name} for a data set"
+        )
     if path.is_dir():
         raise ConfigError(name, "it is a folder", f"name a file in it, or write {DATA_SET_PREFIX}{name} for a data set")
     if path.suffix in _LINE_SUFFIXES:

@@ -19,7 +19,9 @@ _SPELLING = "org/name[:config][@revision][#split]"
 _NAME = re.compile(
     r"(?P<path>[^:@#]+)(:(?P<config>[^@#]+))?(@(?P<revision>[^#]+))?(#(?P<split>.+))?",
 )
-_REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
+_REPOSITORY = re.compile(r"\w[\w.-]*/\w[\w.-]*")
+_FILE_ENDING = re.compile(r"\.[A-Za-z]\w*$")
+"""Versions begin with a digit, as in ``org/text-2.0``."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,9 +35,10 @@ class DataSetName:
 
 
 def names_data_set(name: str) -> bool:
-    """Say whether a name without the prefix looks like a data set of the hub."""
+    """Say whether a name without the prefix looks like a data set of the hub, and not like a file."""
     match = _NAME.fullmatch(name)
-    return match is not None and _REPOSITORY.fullmatch(match["path"]) is not None
+    path = match["path"] if match else ""
+    return _REPOSITORY.fullmatch(path) is not None and _FILE_ENDING.search(path) is None
 
 
 def parse_data_set_name(name: str) -> DataSetName:

@@ -10,6 +10,7 @@ from pydantic import StringConstraints, ValidationError
 
 SomeText = Annotated[str, StringConstraints(pattern=r"\S")]
 """A text that is not blank."""
+ARRAY_PROBLEM = "the file is a JSON array, not JSON lines (`jq -c '.[]'` makes them of it)"
 
 
 def parse_object(raw: bytes, *, is_first: bool) -> dict[str, Any]:
@@ -22,6 +23,8 @@ def parse_object(raw: bytes, *, is_first: bool) -> dict[str, Any]:
         raise ValueError("the file begins with a byte order mark; save it as UTF-8 without one")
     if not raw.strip():
         raise ValueError("it is blank")
+    if is_first and begins_array(raw):
+        raise ValueError(ARRAY_PROBLEM)
     try:
         data = json.loads(raw.decode(), object_pairs_hook=_unique_keys)
     except UnicodeDecodeError as error:
@@ -33,6 +36,11 @@ def parse_object(raw: bytes, *, is_first: bool) -> dict[str, Any]:
     if not isinstance(data, dict):
         raise ValueError("it is not a JSON object")  # noqa: TRY004 - what was read is wrong, not a caller's type
     return data
+
+
+def begins_array(line: bytes) -> bool:
+    """Say whether a file whose first line this is holds one JSON array, instead of an object a line."""
+    return line.lstrip().startswith(b"[")
 
 
 def explain(error: ValidationError) -> str:

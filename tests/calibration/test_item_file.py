@@ -47,6 +47,15 @@ def test_a_right_text_goes_by_two_names(key: str, tmp_path: Path) -> None:
     assert file.item_set.items == (LabelledItem(item_id="1", prompt="Say it.", reference="It."),)
 
 
+@pytest.mark.parametrize("text", [f"[{GOOD}]", f"[\n  {GOOD},\n  {GOOD}\n]\n"])
+def test_an_array_is_refused_as_a_whole(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "set.json"
+    path.write_text(text, "utf-8")
+
+    with pytest.raises(ConfigError, match=r"set\.json: the file is a JSON array, not JSON lines"):
+        read_item_file(path)
+
+
 def test_a_line_without_an_id_is_named_by_its_number(tmp_path: Path) -> None:
     bare = '{"prompt": "P", "choices": ["x", "y"], "answer": 0}'
 

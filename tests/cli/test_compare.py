@@ -68,7 +68,7 @@ def test_what_is_said_of_a_stored_variant_is_kept_with_it_and_its_digest_stays(
     ("more", "problem"),
     [
         (("--scoring", "loudest"), "'loudest' is no rule"),
-        (("--text", "/nowhere/text.txt"), "cannot be read"),
+        (("--text", "/nowhere/text.txt"), "there is no such file"),
         (("--json", "/nowhere/figures.json"), "no file can be written there"),
         (("--add-bos", "other"), "'other' is no original"),
         (("--original", "x=/nowhere/model"), "/nowhere/model"),

@@ -72,7 +72,8 @@ def test_of_a_long_file_the_beginning_is_read(tmp_path: Path) -> None:
         ("empty.jsonl", b"", "it holds no text"),
         ("blank.jsonl", b'{"text": " "}\n', "it holds no text"),
         ("broken.jsonl", b'{"text": "a"}\n{"text": \n', r"broken.jsonl:2: it is not JSON"),
-        ("list.jsonl", b'["text"]\n', r"list.jsonl:1: it is not a JSON object"),
+        ("array.json", b'[\n  {"text": "a"}\n]\n', r"array.json:1: the file is a JSON array, not JSON lines"),
+        ("list.jsonl", b'{"text": "a"}\n["text"]\n', r"list.jsonl:2: it is not a JSON object"),
         ("other.jsonl", b'{"text": "a"}\n{"body": "b"}\n', r"other.jsonl:2: it has no text under text or prompt"),
         ("number.jsonl", b'{"text": 3}\n', "it has no text under"),
     ],
@@ -85,9 +86,10 @@ def test_what_holds_no_text_is_told_with_its_place(tmp_path: Path, name: str, co
         load_calibration_sources([path])
 
 
-def test_an_absent_file_is_told(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="cannot be read"):
-        load_calibration_sources([tmp_path / "none.txt"])
+@pytest.mark.parametrize("name", ["{folder}/none.txt", "data/items.jsonl", "./items", "../items", "~/items", "items"])
+def test_an_absent_file_is_told_as_such(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ConfigError, match="there is no such file; check the path, or write dataset:"):
+        load_calibration_sources([name.format(folder=tmp_path)])
 
 
 def test_a_folder_is_no_text(tmp_path: Path) -> None:
@@ -109,7 +111,18 @@ def test_a_data_set_is_named_with_its_config_revision_and_split(name: str, parse
 
 
 @pytest.mark.parametrize(
-    ("name", "is_one"), [("org/name", True), ("org/name:raw", True), ("text.txt", False), ("/data/text.txt", False)]
+    ("name", "is_one"),
+    [
+        ("org/name", True),
+        ("org/name:raw", True),
+        ("org/text-2.0", True),
+        ("org/text.jsonl:raw", False),
+        ("text.txt", False),
+        ("data/text.txt", False),
+        ("/data/text.txt", False),
+        ("./name", False),
+        ("a/b/c", False),
+    ],
 )
 def test_only_what_could_be_on_the_hub_is_taken_for_a_data_set(name: str, is_one: bool) -> None:  # noqa: FBT001
     assert names_data_set(name) == is_one

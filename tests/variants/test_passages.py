@@ -77,5 +77,5 @@ def test_text_that_cannot_judge_is_refused(tmp_path: Path, content: bytes, probl
 
 
 def test_a_missing_file_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="cannot be read"):
+    with pytest.raises(ConfigError, match="there is no such file"):
         load_judging_text([tmp_path / "nowhere.txt"])
