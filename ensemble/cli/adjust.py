@@ -93,6 +93,9 @@ def adjust(  # noqa: PLR0913 - a command's options are its arguments
     threads: Annotated[int, typer.Option(min=0, max=256, help="Of each engine; 0 leaves the default.")] = 1,
     rounds: Annotated[int, typer.Option(min=1, max=100, help="How often speeds are measured.")] = 5,
     no_speed: Annotated[bool, typer.Option("--no-speed", help="Time nothing; only with --prefer size.")] = False,
+    allow_compressed: Annotated[
+        bool, typer.Option("--allow-compressed", help="Make variants of a SOURCE that was compressed already.")
+    ] = False,
     replaces: Annotated[bool, typer.Option("--replace", help="Let store:NAME mean what is chosen.")] = False,
 ) -> None:
     """Search recipes and ratios for the best variant within a loss, or for that of least loss at a speed."""
@@ -114,6 +117,7 @@ def adjust(  # noqa: PLR0913 - a command's options are its arguments
             setup,
             calibration_texts=calibration or (),
             judging_texts=text or (),
+            allow_compressed=allow_compressed,
             on_phase=on_phase,
         )
         speed = None if no_speed else trial.speed

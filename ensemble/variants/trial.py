@@ -77,6 +77,7 @@ def prepare_trials(
     *,
     calibration_texts: Sequence[str] = (),
     judging_texts: Sequence[str] = (),
+    allow_compressed: bool = False,
     on_phase: OnPhase = ignore_phase,
 ) -> TrialTask:
     """Find the source and read the texts.
@@ -84,7 +85,7 @@ def prepare_trials(
     Raises:
         ConfigError: one is missing, cannot be read or cannot be used.
     """
-    opened = open_source(source, cache_dir=setup.cache_dir, allow_compressed=False, on_phase=on_phase)
+    opened = open_source(source, cache_dir=setup.cache_dir, allow_compressed=allow_compressed, on_phase=on_phase)
     if opened.is_classifier:
         raise ConfigError(source, "it is a text classifier, which writes no text to be timed", "give a causal model")
     return TrialTask(
@@ -92,6 +93,7 @@ def prepare_trials(
         source_digest=opened.digest,
         calibration_texts=tuple(calibration_texts),
         calibration_digests=tuple(one.digest for one in load_calibration_sources(calibration_texts)),
+        allow_compressed=allow_compressed,
         text=load_judging_text(judging_texts),
         setup=setup,
     )

@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 from ensemble.checkpoints import load_checkpoint
 from ensemble.cli.entry import app
 from tests.checkpoints.tiny_models import build_llama, save
+from tests.variants.made_models import write_record
 
 SIZE = ("--prefer", "size", "--no-speed")
 TIMEOUT_S = 240.0
@@ -133,6 +134,21 @@ def test_what_the_choice_lacks_is_there_again_after_the_same_command(source: str
     assert (first.exit_code, again.exit_code) == (0, 0), again.stderr
     assert "(an earlier run's)" in again.stderr
     assert (chosen / "evaluation.json").read_bytes() == evaluation
+
+
+def test_a_source_that_was_compressed_is_searched_on_request(source: str, tmp_path: Path) -> None:
+    layers, compressed = tmp_path / "layers.yaml", Path(shutil.copytree(source, tmp_path / "compressed"))
+    layers.write_text("steps: [{type: prune_layers, num_layers: 1}]", "utf-8")
+    write_record(compressed, source)
+    limits = ("--out", str(tmp_path / "out"), "--max-loss", "9", *SIZE)
+    command = ["adjust", str(compressed), str(tmp_path / "chosen"), "--recipe", str(layers), *limits]
+
+    refused = CliRunner().invoke(app, command)
+    done = CliRunner().invoke(app, [*command, "--allow-compressed"])
+
+    assert refused.exit_code == 2
+    assert "--allow-compressed" in refused.stderr
+    assert done.exit_code == 0, done.stderr
 
 
 def test_a_limit_that_nothing_keeps_is_told_with_the_nearest_and_reported(source: str, tmp_path: Path) -> None:
