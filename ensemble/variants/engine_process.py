@@ -6,9 +6,11 @@ Several such processes may be there at once and take turns: one that is not aske
 from __future__ import annotations
 
 import asyncio
+import logging
 import multiprocessing
+import signal
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
@@ -19,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Self
 from ensemble.calibration.items import LabelledItem
 from ensemble.checkpoints.progress import OnPhase, ignore_phase
 from ensemble.engines.prompt_format import PromptFormat
-from ensemble.errors import EnsembleError, MemberUnavailableError
+from ensemble.errors import EnsembleError, MemberError, MemberUnavailableError
 from ensemble.variants.engine_setup import EngineSetup
 from ensemble.variants.measure_items import ask_items
 from ensemble.variants.measure_speed import SpeedRound, SpeedTask, measure_round
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
     from multiprocessing.process import BaseProcess
 
     from ensemble.engines.engine import Engine
+
+_log = logging.getLogger(__name__)
 
 END_S = 20.0
 """An engine that is told to end and does not is killed."""
@@ -47,7 +51,8 @@ class EngineOrder:
 class EngineProcess:
     """Calls block until the other process has done them.
 
-    Each raises what the engine raises, and MemberUnavailableError where its process has ended.
+    Each raises what the engine raises; what is no error of ours is a MemberError that names it. MemberUnavailableError
+    says how a process has ended.
     """
 
     def __init__(self, order: EngineOrder) -> None:
@@ -116,18 +121,35 @@ class EngineProcess:
     def _call(self, name: str, *arguments: object, on_phase: OnPhase = ignore_phase) -> Any:
         if self._connection is None:
             raise MemberUnavailableError(self._order.name, "its process was not started")
+        self._reach(self._connection.send, (name, arguments))
+        while True:
+            what, content = self._reach(self._connection.recv)
+            if what == "phase":
+                on_phase(*content)
+            elif what == "error":
+                raise content
+            else:
+                return content
+
+    def _reach(self, do: Callable[..., Any], *sent: object) -> Any:
         try:
-            self._connection.send((name, arguments))
-            while True:
-                what, content = self._connection.recv()
-                if what == "phase":
-                    on_phase(*content)
-                elif what == "error":
-                    raise content
-                else:
-                    return content
+            return do(*sent)
         except (EOFError, OSError) as error:
-            raise MemberUnavailableError(self._order.name, "its process ended; was it out of memory?") from error
+            raise MemberUnavailableError(self._order.name, self._describe_end()) from error
+
+    def _describe_end(self) -> str:
+        """Say how the process ended, as far as it did."""
+        if self._process is None:
+            return "its process was not started"
+        self._process.join(END_S)
+        code = self._process.exitcode
+        if code is None:
+            return "its process answers no more"
+        if code == -signal.SIGKILL:
+            return "its process was killed (SIGKILL); was it out of memory?"
+        if code < 0:
+            return f"its process ended by signal {-code} ({signal.strsignal(-code)})"
+        return f"its process ended with exit code {code}"
 
 
 def _serve(connection: Connection, order: EngineOrder) -> None:
@@ -155,6 +177,9 @@ class _Server:
                     self._send("done", await getattr(self, f"_do_{name}")(*arguments))
                 except EnsembleError as error:
                     self._send("error", error)
+                except Exception as error:  # noqa: BLE001 - this is the process's border
+                    _log.exception("%s: %s failed", self._order.name, name)
+                    self._send("error", MemberError(self._order.name, _name_error(error)))
         finally:
             if self._engine is not None:
                 await self._engine.close()
@@ -203,6 +228,12 @@ class _Server:
         # Phases are told from any thread.
         with self._lock:
             self._connection.send((what, content))
+
+
+def _name_error(error: Exception) -> str:
+    """Tell an error of anybody's in one line; what follows in a longer one is advice."""
+    first = str(error).strip().partition("\n")[0]
+    return f"{type(error).__name__}: {first}" if first else type(error).__name__
 
 
 def _read_resident_bytes() -> int:

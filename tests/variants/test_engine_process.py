@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import signal
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 
+from ensemble.engines.engine import Engine
 from ensemble.engines.prompt_format import PromptFormat
-from ensemble.errors import CheckpointError, MemberUnavailableError
+from ensemble.errors import CheckpointError, MemberError, MemberUnavailableError
 from ensemble.variants.engine_process import EngineOrder, EngineProcess
 from ensemble.variants.engine_setup import EngineSetup
 from ensemble.variants.measure_items import ask_items
@@ -39,7 +40,7 @@ async def test_it_votes_as_it_would_in_this_process_and_is_measured_until_it_is_
         measured = process.measure_round(TASK)
         resident = process.resident_bytes()
         os.kill(process.pid, signal.SIGKILL)
-        with pytest.raises(MemberUnavailableError, match="its process ended"):
+        with pytest.raises(MemberUnavailableError, match=r"was killed \(SIGKILL\); was it out of memory"):
             process.measure_round(TASK)
 
     async with running(checkpoint) as engine:
@@ -56,6 +57,56 @@ def test_a_checkpoint_that_cannot_be_loaded_is_told_as_itself(tmp_path: Path) ->
 
     with EngineProcess(order) as process, pytest.raises(CheckpointError, match=r"config\.json"):
         process.start()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RaisingSetup(EngineSetup):
+    """Builds an engine that is none."""
+
+    def build(self, checkpoint: str, member: str, *, is_classifier: bool = False) -> Engine:
+        raise RuntimeError(f"no kernel for {Path(checkpoint).name} ({member}, {is_classifier})\nset this or that")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EndingSetup(EngineSetup):
+    """Ends its process while it builds an engine: by a signal, or with an exit code."""
+
+    by: int
+
+    def build(self, checkpoint: str, member: str, *, is_classifier: bool = False) -> Engine:
+        del checkpoint, member, is_classifier
+        if self.by < 0:
+            os.kill(os.getpid(), -self.by)
+        os._exit(self.by)
+
+
+def test_an_error_of_anybodys_is_told_as_what_it_is_and_the_process_stays(tmp_path: Path) -> None:
+    checkpoint = str(tmp_path / "x")
+
+    with EngineProcess(EngineOrder(name="m", checkpoint=checkpoint, is_classifier=False, setup=RaisingSetup())) as one:
+        with pytest.raises(MemberError) as told:
+            one.start()
+        resident = one.resident_bytes()
+
+    assert told.value.problem == "RuntimeError: no kernel for x (m, False)"
+    assert resident > 0
+
+
+@pytest.mark.parametrize(
+    ("by", "problem"),
+    [
+        (-signal.SIGKILL, "its process was killed (SIGKILL); was it out of memory?"),
+        (-signal.SIGSEGV, "its process ended by signal 11 (Segmentation fault)"),
+        (3, "its process ended with exit code 3"),
+    ],
+)
+def test_how_a_process_ended_is_told(by: int, problem: str, tmp_path: Path) -> None:
+    order = EngineOrder(name="m", checkpoint=str(tmp_path), is_classifier=False, setup=EndingSetup(by=by))
+
+    with EngineProcess(order) as process, pytest.raises(MemberUnavailableError) as told:
+        process.start()
+
+    assert told.value.problem == problem
 
 
 def test_one_that_was_not_started_says_so(tmp_path: Path) -> None:
