@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -16,12 +14,15 @@ from ray.exceptions import RayError, RayTaskError
 from ensemble.compression.recipe import Recipe
 from ensemble.environment import cache_dir, compress_python, compress_runtime_env
 from ensemble.errors import EnsembleError, MemberUnavailableError
+from ensemble.files.own_folder import own_folder
 from ensemble.variants.adjust_template import Point
 from ensemble.variants.trial import TrialTask, run_trial
 from ensemble.variants.trial_figures import TrialFigures
 
 MAX_RETRIES = 2
 """A trial whose process or node dies is run again so often."""
+_PREFIX = ".trial-"
+"""Of the folders in a node's cache that trials work in."""
 
 
 class RayTrials:
@@ -75,12 +76,11 @@ def _run_trial(shared: tuple[TrialTask, tuple[str, ...]], recipe: Recipe) -> Tri
     """Be a trial's process, on any node: its cache is that node's own."""
     task, texts = shared
     checkpoints = cache_dir() / "checkpoints"
-    checkpoints.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=checkpoints, prefix=".trial-") as folder:
+    with own_folder(checkpoints, prefix=_PREFIX) as folder:
         paths = []
         for number, text in enumerate(texts):
             # One JSON line keeps every character of it.
-            path = Path(folder) / f"text-{number}.jsonl"
+            path = folder / f"text-{number}.jsonl"
             path.write_text(f"{json.dumps({'text': text})}\n", "utf-8")
             paths.append(str(path))
         own = replace(
@@ -89,4 +89,4 @@ def _run_trial(shared: tuple[TrialTask, tuple[str, ...]], recipe: Recipe) -> Tri
             setup=replace(task.setup, cache_dir=checkpoints),
             compress_python=compress_python(),
         )
-        return run_trial(own, recipe, Path(folder) / "variant")
+        return run_trial(own, recipe, folder / "variant")

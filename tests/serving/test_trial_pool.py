@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from ensemble.checkpoints.progress import ignore_phase
+from ensemble.environment import cache_dir
 from ensemble.errors import ConfigError
 from ensemble.variants.adjust import AdjustTask, SerialTrials, search_variants
 from ensemble.variants.adjust_report import adjustment_to_json
@@ -55,9 +56,12 @@ def test_trials_on_a_cluster_find_what_trials_here_find(tmp_path: Path) -> None:
 
     # What the calibration file says travels by value: other nodes do not have it.
     moved = replace(task.choosing, calibration_texts=("/nowhere/README.md",))
+    left = cache_dir() / "checkpoints" / ".trial-ofakilledprocess"
+    left.mkdir(parents=True, exist_ok=True)
     with RayTrials(moved, [TEXT.read_text("utf-8")], has_gpus=False) as trials:
         spread = search_variants(task, trials, there)
 
+    assert not left.exists()
     assert adjustment_to_json(spread) == adjustment_to_json(serial)
     assert len(serial.figures) > 3
     files = [
