@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from contextlib import contextmanager
 from glob import escape
@@ -12,6 +13,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+_PARTIAL = re.compile(r"\.partial-(?P<target>.+)-.{8}")
+"""What is written aside, with mkdtemp's eight characters."""
 
 
 @contextmanager
@@ -43,6 +47,12 @@ def remove_leftovers(target: Path) -> None:
     # Exactly mkdtemp's eight characters: another target's name may begin as this one's does.
     for partial in target.parent.glob(escape(_partial_prefix(target)) + "?" * 8):
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def name_of_leftover(name: str) -> str:
+    """Name what was to become of something that is written aside; empty where it is nothing of the kind."""
+    match = _PARTIAL.fullmatch(name)
+    return match["target"] if match else ""
 
 
 def write_text_whole(target: Path, text: str) -> None:

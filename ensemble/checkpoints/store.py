@@ -7,8 +7,10 @@ nothing that a name leads to.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,10 +18,13 @@ from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from ensemble.checkpoints.locks import is_lock
 from ensemble.checkpoints.progress import OnPhase, ignore_phase
 from ensemble.checkpoints.reference import STORE_PREFIX, StoreReference, name_file, object_folder
-from ensemble.checkpoints.store_object import StoreObject, describe_folder, digest_of
-from ensemble.errors import CheckpointError
+from ensemble.checkpoints.storage import name_of_leftover
+from ensemble.checkpoints.store_manifest import describe_folder
+from ensemble.checkpoints.store_object import StoreObject, digest_of
+from ensemble.errors import CheckpointError, ConfigError
 from ensemble.files.location import Location
 
 GRACE_S = 3_600.0
@@ -128,13 +133,15 @@ class CheckpointStore:
         """
         manifest = describe_folder(folder, on_phase)
         self._check_same(name, manifest.digest, replace=replace)
-        self.object(manifest.digest).put(folder, manifest, on_phase)
-        on_phase("store its name", 0.0)
-        stored = StoredName(
-            name=name, digest=manifest.digest, family=family, source=source, stored_at=datetime.now(tz=UTC)
-        )
-        self._names.make_folder()
-        self._name(name).write(f"{stored.model_dump_json(indent=2)}\n".encode())
+        place = self.object(manifest.digest)
+        with place.held(on_phase):
+            place.put(folder, manifest, on_phase)
+            on_phase("store its name", 0.0)
+            stored = StoredName(
+                name=name, digest=manifest.digest, family=family, source=source, stored_at=datetime.now(tz=UTC)
+            )
+            self._names.make_folder()
+            self._name(name).write(f"{stored.model_dump_json(indent=2)}\n".encode())
         return stored
 
     def remove(self, name: str) -> StoredName:
@@ -150,22 +157,53 @@ class CheckpointStore:
     def prune(self, *, grace_s: float = GRACE_S) -> Iterator[tuple[str, int]]:
         """Take away what no name leads to, and what interrupted writers left; gives each with its bytes.
 
-        What was written within the last ``grace_s`` seconds stays, since its writer may be about to name it.
+        What was written within the last ``grace_s`` seconds stays, since its writer may be about to name it. So does,
+        on this machine's disk, whatever another process is storing. Behind a URL there are no locks, and the grace
+        alone keeps what others write.
         """
-        named = {self.look_up(name).digest for name in self.names()}
-        objects = self.root.child("objects")
-        for name in sorted(objects.names()):
-            place, digest = objects.child(name), digest_of(name)
-            if digest in named:
+        named = self._find_digests()
+        for name in sorted(self._objects.names()):
+            if is_lock(name) or digest_of(name) in named:
                 continue
+            num_bytes = self._prune_one(name, grace_s)
+            if num_bytes is not None:
+                yield name, num_bytes
+
+    def _prune_one(self, name: str, grace_s: float) -> int | None:
+        """Take one away and give its bytes; None where somebody wants it."""
+        place, digest = self._objects.child(name), digest_of(name)
+        with self._held_if_free(name) as is_held:
+            # Whoever stores makes its time new and then writes a name: seen in this order, one of them shows.
+            if not is_held or digest in self._find_digests():
+                return None
             num_bytes, changed_at = _measure(place)
             if time.time() - changed_at < grace_s:
-                continue
+                return None
             if digest is None:
                 place.remove()
             else:
                 self.object(digest).remove()
-            yield name, num_bytes
+            return num_bytes
+
+    @contextmanager
+    def _held_if_free(self, name: str) -> Iterator[bool]:
+        digest = digest_of(name_of_leftover(name) or name)
+        if digest is None:
+            yield True
+            return
+        with self.object(digest).held_if_free() as is_held:
+            yield is_held
+
+    def _find_digests(self) -> set[str]:
+        """Give what the names lead to; a damaged one leads somewhere, too, and is an error."""
+        digests = set()
+        for name in self.names():
+            try:
+                digests.add(self.look_up(name).digest)
+            except CheckpointError:
+                if self._name(name).exists():
+                    raise
+        return digests
 
     def _check_same(self, name: str, digest: str, *, replace: bool) -> None:
         if replace or not self._name(name).exists():
@@ -182,6 +220,10 @@ class CheckpointStore:
         return self.root.child(name_file(name))
 
     @property
+    def _objects(self) -> Location:
+        return self.root.child("objects")
+
+    @property
     def _names(self) -> Location:
         return self.root.child("names")
 
@@ -189,5 +231,12 @@ class CheckpointStore:
 def _measure(place: Location) -> tuple[int, float]:
     """Give the bytes in a folder of files, or of a file, and when it was changed last."""
     files = [place.child(name) for name in place.names()] if place.is_folder() else [place]
-    changed_at = max((file.changed_at() for file in files), default=0.0)
-    return sum(file.size_bytes() for file in files), changed_at
+    num_bytes = sum(file.size_bytes() for file in files)
+    return num_bytes, max(file.changed_at() for file in files) if files else _folder_changed_at(place)
+
+
+def _folder_changed_at(folder: Location) -> float:
+    # An empty one may have just been made by a writer. Where stores do not know its time, nothing is lost if it stays.
+    with suppress(ConfigError):
+        return folder.changed_at()
+    return math.inf

@@ -7,80 +7,26 @@ shows. Beside them lie records (the recipe, an evaluation, a licence), which may
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Mapping
-from contextlib import suppress
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Annotated, Literal
+from typing import IO
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import ValidationError
 
-from ensemble.checkpoints.content import PIECE_BYTES, PREFIX, digest_content, find_content, hash_files, is_content
-from ensemble.checkpoints.folder import check_folder
-from ensemble.checkpoints.locks import locked
+from ensemble.checkpoints.content import PIECE_BYTES, PREFIX, hash_files, is_content
+from ensemble.checkpoints.locks import locked, locked_if_free
 from ensemble.checkpoints.progress import OnPhase
 from ensemble.checkpoints.storage import remove_leftovers, write_folder_whole
-from ensemble.errors import CheckpointError, ConfigError
+from ensemble.checkpoints.store_manifest import MANIFEST, ObjectManifest
+from ensemble.errors import CheckpointError
 from ensemble.files.location import Location
+from ensemble.files.whole_file import disk_watched
 
-MANIFEST = "object.json"
 _RECORD_SUFFIXES = {".csv", ".html", ".jinja", ".json", ".md", ".png", ".svg", ".txt", ".yaml", ".yml"}
 _LICENCES = ("LICENSE", "LICENCE", "NOTICE")
 _NUM_DIGITS = 64
-
-FileName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.+-]*$", max_length=255)]
-
-
-class FileFacts(BaseModel):
-    """What a file must be."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
-    num_bytes: int = Field(ge=0)
-
-
-class ObjectManifest(BaseModel):
-    """The files that decide what the model says, by name."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    version: Literal[1] = 1
-    files: Mapping[FileName, FileFacts] = Field(min_length=1)
-
-    @property
-    def digest(self) -> str:
-        """The checkpoint's digest, which a spec may pin."""
-        return digest_content({name: facts.sha256 for name, facts in self.files.items()})
-
-    @property
-    def num_bytes(self) -> int:
-        """The size of all."""
-        return sum(facts.num_bytes for facts in self.files.values())
-
-    def to_bytes(self) -> bytes:
-        """Write it down."""
-        return f"{self.model_dump_json(indent=2)}\n".encode()
-
-
-def describe_folder(folder: Path, on_phase: OnPhase) -> ObjectManifest:
-    """Read all that counts of a checkpoint's folder, and say what it is.
-
-    Raises:
-        CheckpointError: it is no whole checkpoint.
-    """
-    check_folder(folder)
-    files = find_content(folder)
-    elsewhere = [str(path) for path in files if path.parent != folder]
-    if elsewhere:
-        raise CheckpointError(str(folder), f"its index names weights in other folders: {elsewhere[0]}", "join them")
-    digests = hash_files(files, on_phase)
-    return ObjectManifest(
-        files={
-            path.name: FileFacts(sha256=sha256, num_bytes=path.stat().st_size)
-            for path, sha256 in zip(files, digests, strict=True)
-        }
-    )
 
 
 def find_records(folder: Path) -> list[Path]:
@@ -155,32 +101,54 @@ class StoreObject:
                 raise self._damaged(f"{name} is {sha256} instead of {manifest.files[name].sha256}")
         return manifest
 
+    @contextmanager
+    def held(self, on_phase: OnPhase) -> Iterator[None]:
+        """Keep this machine's other processes from storing or removing it; elsewhere nobody can be kept.
+
+        Raises:
+            CheckpointError: another process holds it for long.
+            ConfigError: the disk does not take it.
+        """
+        if not self.location.is_local:
+            yield
+            return
+        target = self.location.local_path
+        with disk_watched(target), locked(target, on_phase, does="stores"):
+            yield
+
+    @contextmanager
+    def held_if_free(self) -> Iterator[bool]:
+        """Hold it unless another process does, and say whether it is held; elsewhere it is by everybody.
+
+        Raises:
+            ConfigError: the disk does not take it.
+        """
+        if not self.location.is_local:
+            yield True
+            return
+        target = self.location.local_path
+        with disk_watched(target), locked_if_free(target) as is_held:
+            yield is_held
+
     def put(self, folder: Path, manifest: ObjectManifest, on_phase: OnPhase) -> None:
         """Copy a checkpoint here, unless it is here already and whole; its records are replaced.
 
+        Whoever calls it holds the object until a name leads to it.
+
         Raises:
-            CheckpointError: the folder changes meanwhile, or another process holds the object for long.
+            CheckpointError: the folder, or what is here, changes meanwhile.
             ConfigError: the disk or the store does not take it.
         """
-        if not self.location.is_local:
-            if not self._is_whole(on_phase):
-                self._fill(self.location, folder, manifest, on_phase)
-        else:
-            target = self.location.local_path
-            try:
-                with locked(target, on_phase, does="stores"):
-                    remove_leftovers(target)
-                    if not self._is_whole(on_phase):
-                        self.location.remove()
-                        with write_folder_whole(target) as partial:
-                            self._fill(Location.of(str(partial)), folder, manifest, on_phase)
-            except OSError as error:
-                problem = f"it cannot be written ({error.strerror or error})"
-                raise ConfigError(str(target), problem, "make room there and give the same command again") from error
+        # The manifest's time says that somebody wants it: while it is read, and until the name is written.
+        with suppress(CheckpointError):
+            self.location.child(MANIFEST).write(self.read_manifest().to_bytes())
+        if not self._is_whole(on_phase):
+            self._write(folder, manifest, on_phase)
         for path in find_records(folder):
             self.location.child(path.name).write(path.read_bytes())
-        # Its time says that somebody wants it, until the name that is written next says so.
         self.location.child(MANIFEST).write(manifest.to_bytes())
+        # Behind a URL somebody may have taken it for a leftover.
+        self.check_sizes()
 
     def attach(self, name: str, content: bytes) -> None:
         """Write a record beside the checkpoint, such as its evaluation, in place of an earlier one.
@@ -235,6 +203,16 @@ class StoreObject:
             with self.location.child(name).reading() as source:
                 sha256_by_name[name] = reading.hash(source)
         return sha256_by_name
+
+    def _write(self, folder: Path, manifest: ObjectManifest, on_phase: OnPhase) -> None:
+        if not self.location.is_local:
+            self._fill(self.location, folder, manifest, on_phase)
+            return
+        target = self.location.local_path
+        remove_leftovers(target)
+        self.location.remove()
+        with disk_watched(target), write_folder_whole(target) as partial:
+            self._fill(Location.of(str(partial)), folder, manifest, on_phase)
 
     def _fill(self, place: Location, folder: Path, manifest: ObjectManifest, on_phase: OnPhase) -> None:
         place.make_folder()

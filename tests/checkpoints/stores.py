@@ -31,6 +31,11 @@ def put(store: CheckpointStore, folder: Path, name: str, *, replace: bool = Fals
     return store.put(folder, name, family="tiny", source=str(folder), replace=replace).digest
 
 
+def object_files(folder: Path) -> list[Path]:
+    """Find the files of all objects, wherever the store's folder is."""
+    return sorted(path for path in folder.rglob("objects/*/*") if path.is_file())
+
+
 def files_in(folder: Path) -> dict[str, bytes]:
     """Read everything below a folder but locks, by path."""
     return {

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import resource
-import time
 from pathlib import Path
 
 import pytest
@@ -18,10 +16,10 @@ from ensemble.checkpoints.measure import measure_checkpoint
 from ensemble.checkpoints.reference import StoreReference, parse_stored
 from ensemble.checkpoints.store import CheckpointStore
 from ensemble.checkpoints.store_listing import list_models
-from ensemble.checkpoints.store_object import MANIFEST
+from ensemble.checkpoints.store_manifest import MANIFEST
 from ensemble.checkpoints.store_pin import pin_stored
 from ensemble.errors import CheckpointError, ConfigError
-from tests.checkpoints.stores import KINDS, files_in, put, save_checkpoint, url_of
+from tests.checkpoints.stores import KINDS, files_in, object_files, put, save_checkpoint, url_of
 
 
 @pytest.fixture(scope="module")
@@ -42,11 +40,6 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 @pytest.fixture
 def store(url: str) -> CheckpointStore:
     return CheckpointStore.at(url)
-
-
-def object_files(folder: Path) -> list[Path]:
-    """Find the files of the only object, wherever the store's folder is."""
-    return sorted(path for path in folder.rglob("objects/*/*") if path.is_file())
 
 
 def test_a_stored_checkpoint_is_loaded_by_its_name_and_its_digest(
@@ -206,29 +199,6 @@ def test_a_manifest_cannot_lead_out_of_its_folder(checkpoint: Path, store: Check
     (listed,) = list_models(store)
 
     assert "damaged" in listed.problem
-
-
-def test_what_no_name_leads_to_is_pruned_once_it_is_old(
-    checkpoint: Path, other: Path, store: CheckpointStore, tmp_path: Path
-) -> None:
-    gone, stays = put(store, checkpoint, "gone"), put(store, other, "stays")
-    assert store.remove("gone").digest == gone
-    (half := next(tmp_path.rglob("objects")) / "sha256-half").mkdir()
-    (half / "model.safetensors").write_bytes(b"half")
-
-    assert list(store.prune()) == []
-    long_ago = time.time() - 10_000
-    for path in [*object_files(tmp_path), half]:
-        os.utime(path, (long_ago, long_ago))
-    removed = dict(store.prune())
-
-    assert removed.keys() - {name for name in removed if name.endswith(".lock")} == {
-        "sha256-half",
-        gone.replace(":", "-"),
-    }
-    assert removed["sha256-half"] == 4
-    assert {path.parent.name for path in object_files(tmp_path)} == {stays.replace(":", "-")}
-    assert not list_models(store)[0].problem
 
 
 def test_a_stored_checkpoint_is_measured_where_it_lies_as_its_folder_is(

@@ -1,0 +1,151 @@
+"""Pruning takes what nobody wants, and nothing of what somebody is storing at that moment."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from ensemble.checkpoints.content import find_content
+from ensemble.checkpoints.store import CheckpointStore
+from ensemble.checkpoints.store_listing import list_models
+from ensemble.errors import CheckpointError
+from tests.checkpoints.stores import KINDS, object_files, put, save_checkpoint, url_of
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_checkpoint(tmp_path_factory.mktemp("checkpoint"))
+
+
+@pytest.fixture(scope="module")
+def other(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_checkpoint(tmp_path_factory.mktemp("other"), num_layers=2)
+
+
+@pytest.fixture(params=KINDS)
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> CheckpointStore:
+    return CheckpointStore.at(url_of(request.param, tmp_path / "store"))
+
+
+def make_old(folder: Path) -> None:
+    long_ago = time.time() - 10_000
+    for path in folder.rglob("*"):
+        os.utime(path, (long_ago, long_ago))
+
+
+def put_while(store: CheckpointStore, folder: Path, act: Callable[[str], None]) -> None:
+    """Store a folder as "wanted", and do something in each phase of that."""
+    store.put(folder, "wanted", family="tiny", source="x", on_phase=lambda phase, _share: act(phase))
+
+
+def test_what_no_name_leads_to_is_pruned_once_it_is_old(
+    checkpoint: Path, other: Path, store: CheckpointStore, tmp_path: Path
+) -> None:
+    gone, stays = put(store, checkpoint, "gone"), put(store, other, "stays")
+    assert store.remove("gone").digest == gone
+    (half := next(tmp_path.rglob("objects")) / "sha256-half").mkdir()
+    (half / "model.safetensors").write_bytes(b"half")
+    (half.parent / f".partial-{gone.replace(':', '-')}-12345678").mkdir()
+    locks = set(half.parent.glob(".*.lock"))
+
+    assert list(store.prune()) == []
+    make_old(tmp_path / "store")
+    removed = dict(store.prune())
+
+    assert removed.keys() == {
+        f".partial-{gone.replace(':', '-')}-12345678",
+        "sha256-half",
+        gone.replace(":", "-"),
+    }
+    assert removed["sha256-half"] == 4
+    assert {path.parent.name for path in object_files(tmp_path)} == {stays.replace(":", "-")}
+    assert not list_models(store)[0].problem
+    # Whoever waits for a lock waits for that very file.
+    assert locks <= set(half.parent.glob(".*.lock"))
+
+
+def test_what_is_named_after_pruning_began_stays(
+    checkpoint: Path, other: Path, store: CheckpointStore, tmp_path: Path
+) -> None:
+    folder_by_digest = {put(store, folder, folder.name): folder for folder in (checkpoint, other)}
+    for folder in (checkpoint, other):
+        store.remove(folder.name)
+    make_old(tmp_path / "store")
+    first, second = sorted(folder_by_digest)
+
+    pruning = store.prune(grace_s=0.0)
+    assert next(pruning)[0] == first.replace(":", "-")
+    assert put(store, folder_by_digest[second], "wanted") == second
+
+    assert list(pruning) == []
+    assert not list_models(store)[0].problem
+
+
+@pytest.mark.parametrize("is_there", [True, False], ids=["an old object", "nothing"])
+def test_what_a_process_of_this_machine_stores_is_kept_by_its_lock(
+    is_there: bool,  # noqa: FBT001 - pytest gives it by name
+    checkpoint: Path,
+    tmp_path: Path,
+) -> None:
+    store, pruned = CheckpointStore.at(str(tmp_path / "store")), dict[str, list[tuple[str, int]]]()
+    if is_there:
+        put(store, checkpoint, "old")
+        store.remove("old")
+
+    def prune(phase: str) -> None:
+        # The hash of what is to be stored comes before: nobody has said yet that it is wanted.
+        if "store" in phase or pruned:
+            make_old(tmp_path / "store")
+            pruned[phase] = list(store.prune(grace_s=0.0))
+
+    put_while(store, checkpoint, prune)
+
+    assert pruned.keys() == ({"store its name"} if is_there else {"store", "store its manifest", "store its name"})
+    assert not any(pruned.values())
+    assert not list_models(store)[0].problem
+
+
+def test_what_is_stored_behind_a_url_is_kept_by_its_time(checkpoint: Path, tmp_path: Path) -> None:
+    store, pruned = CheckpointStore.at(url_of("remote", tmp_path / "store")), list[str]()
+    put(store, checkpoint, "old")
+    store.remove("old")
+    make_old(tmp_path / "store")
+    num_files, told = len(find_content(checkpoint)), list[str]()
+
+    def prune(phase: str) -> None:
+        told.append(phase)
+        # The first reading is of what is to be stored.
+        if len(told) > num_files:
+            pruned.extend(name for name, _ in store.prune())
+
+    put_while(store, checkpoint, prune)
+
+    assert told.count("check digest") > num_files
+    assert pruned == []
+    assert not list_models(store)[0].problem
+
+
+def test_what_is_taken_away_while_it_is_stored_gets_no_name(checkpoint: Path, tmp_path: Path) -> None:
+    store = CheckpointStore.at(url_of("remote", tmp_path / "store"))
+
+    def take(phase: str) -> None:
+        if phase == "store its manifest":
+            next(path for path in object_files(tmp_path) if path.name == "model.safetensors").unlink()
+
+    with pytest.raises(CheckpointError, match=r"model\.safetensors is absent"):
+        put_while(store, checkpoint, take)
+
+    assert store.names() == ()
+
+
+def test_a_name_that_goes_while_names_are_read_does_not_stop_pruning(
+    checkpoint: Path, store: CheckpointStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(store, checkpoint, "stays")
+    monkeypatch.setattr(CheckpointStore, "names", lambda _: ("gone", "stays"))
+
+    assert list(store.prune(grace_s=0.0)) == []
