@@ -23,7 +23,10 @@ from ensemble.errors import CheckpointError
 PACKAGE_PREFIX = "package:"
 STORE_PREFIX = "store:"
 _REPOSITORY = re.compile(r"(?P<repository>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?")
-_STORED = re.compile(r"((?P<digest>sha256:[0-9a-f]{64})|(?P<name>[A-Za-z0-9][A-Za-z0-9._-]{0,126}))(@(?P<url>.+))?")
+NAME_RULE = "letters, digits, dot, dash, underscore; the first a letter or digit; at most 127"
+"""What a name in a store is made of."""
+_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,126}"
+_STORED = re.compile(rf"((?P<digest>sha256:[0-9a-f]{{64}})|(?P<name>{_NAME}))(@(?P<url>.+))?")
 _MODULE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
 
 
@@ -55,6 +58,11 @@ class HubReference:
 
     repository: str
     revision: str | None
+
+
+def is_name(text: str) -> bool:
+    """Say whether a checkpoint in a store can be named so."""
+    return re.fullmatch(_NAME, text) is not None
 
 
 def name_file(name: str) -> str:
@@ -115,7 +123,7 @@ def parse_stored(reference: str, *, url: str = "") -> StoreReference:
     if match is None:
         raise CheckpointError(
             reference,
-            "it is neither a name in a store (letters, digits, dot, dash, underscore) nor sha256: with 64 digits",
+            f"it is neither a name in a store ({NAME_RULE}) nor sha256: with 64 digits",
             "write store:NAME or store:sha256:DIGEST, either with @URL",
         )
     if not (match["url"] or url):

@@ -20,7 +20,14 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ensemble.checkpoints.locks import is_lock
 from ensemble.checkpoints.progress import OnPhase, ignore_phase
-from ensemble.checkpoints.reference import STORE_PREFIX, StoreReference, name_file, object_folder
+from ensemble.checkpoints.reference import (
+    NAME_RULE,
+    STORE_PREFIX,
+    StoreReference,
+    is_name,
+    name_file,
+    object_folder,
+)
 from ensemble.checkpoints.storage import name_of_leftover
 from ensemble.checkpoints.store_manifest import describe_folder
 from ensemble.checkpoints.store_object import StoreObject, digest_of
@@ -129,8 +136,11 @@ class CheckpointStore:
         """Store a checkpoint's folder under a name, which means it once all of it is there.
 
         Raises:
-            CheckpointError: the folder is no whole checkpoint, or the name means another one and is not to be replaced.
+            CheckpointError: the folder is no whole checkpoint, the name is none, or it means another one and is not to
+                be replaced.
         """
+        if not is_name(name):
+            raise CheckpointError(f"{STORE_PREFIX}{name}", f"a name in a store is of {NAME_RULE}", "give another")
         manifest = describe_folder(folder, on_phase)
         self._check_same(name, manifest.digest, replace=replace)
         place = self.object(manifest.digest)

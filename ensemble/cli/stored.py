@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from ensemble.checkpoints.progress import OnPhase
-from ensemble.checkpoints.reference import STORE_PREFIX, StoreReference, parse_stored
+from ensemble.checkpoints.reference import NAME_RULE, STORE_PREFIX, StoreReference, is_name, parse_stored
 from ensemble.environment import cache_dir, store_url
 from ensemble.errors import ConfigError, InvalidRequestError
 
@@ -91,10 +91,15 @@ class Output:
 
         Raises:
             CheckpointError: one means something already.
+            ConfigError: one that follows from a recipe's file is no name in a store.
         """
         if self.target is not None:
             for folder in folders:
-                _open(self.target).check_free(self._name(folder), replace=self.replace)
+                name = self._name(folder)
+                if not is_name(name):
+                    problem = f"{folder.name!r} makes {STORE_PREFIX}{name}, and a name in a store is of {NAME_RULE}"
+                    raise ConfigError("--recipe", problem, "rename the recipe's file, or give a shorter output")
+                _open(self.target).check_free(name, replace=self.replace)
 
     def publish(self, folder: Path, *, source: str, on_phase: OnPhase) -> str:
         """Store what was written into a folder, if that is wanted, and say where it is.

@@ -239,6 +239,14 @@ def test_what_is_no_whole_checkpoint_is_not_stored(store: CheckpointStore, tmp_p
     assert store.names() == ()
 
 
+def test_what_no_reference_could_say_is_no_name(checkpoint: Path, store: CheckpointStore, tmp_path: Path) -> None:
+    for name in ("my recipe+1", "../x", "", ".x", "a/b", "x" * 128):
+        with pytest.raises(CheckpointError, match="a name in a store is of letters"):
+            put(store, checkpoint, name)
+
+    assert not (tmp_path / "store").exists()
+
+
 @pytest.mark.parametrize(
     ("reference", "expected"),
     [

@@ -119,6 +119,24 @@ def test_several_recipes_make_a_name_each(checkpoint: str) -> None:
     assert run("compress", checkpoint, "store:tiny", *recipes).exit_code == 2
 
 
+@pytest.mark.parametrize("stem", ["my recipe+1", "x" * 123])
+def test_a_recipe_whose_file_makes_no_name_is_told_before_the_long_work(
+    stem: str, checkpoint: str, tmp_path: Path
+) -> None:
+    named, unnamed = tmp_path / "int8.yaml", tmp_path / f"{stem}.yaml"
+    for recipe in (named, unnamed):
+        shutil.copy(RECIPES / "int8.yaml", recipe)
+
+    refused = run("compress", checkpoint, "store:tiny", "--recipe", str(named), "--recipe", str(unnamed))
+
+    assert refused.exit_code == 2
+    (line,) = refused.stderr.splitlines()
+    assert line.startswith(f"ensemble: --recipe: '{stem}' makes store:tiny-{stem}, and a name in a store is of letters")
+    assert not (tmp_path / "store").exists()
+    alone = run("compress", checkpoint, "store:tiny", "--recipe", str(unnamed))
+    assert alone.exit_code == 0, alone.stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
