@@ -103,6 +103,15 @@ class CheckpointStore:
             problem = f"{place} is damaged ({error.errors()[0]['msg']})"
             raise CheckpointError(where, problem, "name the checkpoint again with --replace") from error
 
+    def look_up_digest(self, digest: str) -> StoredName | None:
+        """Say what was said of a checkpoint when it was first named; None where no name leads to it.
+
+        Raises:
+            CheckpointError: a name is damaged.
+        """
+        found = [stored for stored in self._look_up_all() if stored.digest == digest]
+        return min(found, key=lambda stored: stored.stored_at, default=None)
+
     def find(self, reference: StoreReference) -> StoreObject:
         """Give the object that a reference means; it may be damaged or gone.
 
@@ -205,15 +214,17 @@ class CheckpointStore:
             yield is_held
 
     def _find_digests(self) -> set[str]:
-        """Give what the names lead to; a damaged one leads somewhere, too, and is an error."""
-        digests = set()
+        return {stored.digest for stored in self._look_up_all()}
+
+    def _look_up_all(self) -> Iterator[StoredName]:
+        """Give what the names mean; a damaged one means something, too, and is an error."""
         for name in self.names():
             try:
-                digests.add(self.look_up(name).digest)
+                yield self.look_up(name)
             except CheckpointError:
+                # It may have been taken away meanwhile.
                 if self._name(name).exists():
                     raise
-        return digests
 
     def _check_same(self, name: str, digest: str, *, replace: bool) -> None:
         if replace or not self._name(name).exists():

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 _PACKED = re.compile(r"([.-](I?Q\d\w*|B?F16|F32))?\.gguf$", re.IGNORECASE)
 """A GGUF file's ending, with how its weights are stored."""
+_DIGEST_CHARACTERS = len("sha256:") + 12
+"""Of a digest that has to serve as a name."""
 
 
 def with_store(reference: str) -> str:
@@ -48,12 +50,21 @@ def parse_target(reference: str) -> StoreReference:
 def family_of(source: str) -> str:
     """Name the family of what is made from a checkpoint: a stored one's own, else by its file, folder or repository."""
     if source.startswith(STORE_PREFIX):
-        stored = parse_stored(source, url=store_url())
-        if stored.name:
-            return _open(stored).look_up(stored.name).family
+        return _family_of_stored(parse_stored(source, url=store_url()))
     last = re.split(r"[/\\:]", source.partition("@")[0].rstrip("/\\"))[-1]
     plain = re.sub(r"[^A-Za-z0-9._-]+", "-", _PACKED.sub("", last))
     return plain.strip("._-").lower()[:63].rstrip("._-") or "unknown"
+
+
+def _family_of_stored(stored: StoreReference) -> str:
+    if stored.name:
+        return _open(stored).look_up(stored.name).family
+    found = None
+    # This machine may have a copy of a checkpoint whose store is out of reach.
+    with suppress(ConfigError):
+        found = _open(stored).look_up_digest(stored.digest)
+    # What is made from it is a family at least.
+    return found.family if found else stored.digest.replace(":", "-")[:_DIGEST_CHARACTERS]
 
 
 def read_text(recipe: Path) -> str:

@@ -184,6 +184,27 @@ def test_a_family_is_told_from_the_source(source: str, family: str) -> None:
     assert family_of(source) == family
 
 
+def test_the_family_of_a_digest_is_that_of_the_first_name_that_leads_to_it(checkpoint: str, tmp_path: Path) -> None:
+    digest = compute_digest(checkpoint)
+    run("models", "add", checkpoint, "second", "--family", "first")
+    run("models", "add", checkpoint, "first", "--family", "later")
+    run("models", "--store", str(tmp_path / "other"), "add", checkpoint, "elsewhere", "--family", "other")
+    run("compress", f"store:{digest}", "store:int8", "--recipe", str(RECIPES / "int8.yaml"))
+
+    assert {one["name"]: one["family"] for one in listed()} == {"second": "first", "first": "later", "int8": "first"}
+
+
+def test_what_no_name_leads_to_is_a_family_of_its_own(checkpoint: str, tmp_path: Path) -> None:
+    digest = compute_digest(checkpoint)
+    run("models", "add", checkpoint, "gone")
+    run("models", "remove", "gone")
+    (tmp_path / "a file").write_text("no store", "utf-8")
+
+    families = {family_of(f"store:{digest}{at}") for at in ("", f"@{tmp_path}/a file", "@nosuch://x")}
+
+    assert families == {f"sha256-{digest.removeprefix('sha256:')[:12]}"}
+
+
 def test_a_comparison_is_kept_beside_the_stored_variant(checkpoint: str) -> None:
     run("models", "add", checkpoint, "tiny")
     run("compress", "store:tiny", "store:int8", "--recipe", str(RECIPES / "int8.yaml"))
