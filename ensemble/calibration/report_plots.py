@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ensemble.calibration.figures import Measure, SavingFigures, Score, SetFigures, StrategyFigures
-from ensemble.calibration.plot_style import BLUE, GREEN, GREY, ORANGE, PURPLE, SERIES, build_figure, svg_of
+from ensemble.calibration.plot_style import BLUE, GREEN, GREY, GRID, INK, ORANGE, PURPLE, SERIES, build_figure, svg_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -46,7 +46,7 @@ def _draw_scores(axis: Axes, figures: SetFigures, measure: Measure) -> None:
             axis.axvline(verdict.best_member_score, color=BLUE, linestyle="--", linewidth=1.0)
     axis.set_yticks(range(len(rows)), [title for title, _, _ in rows])
     axis.invert_yaxis()
-    axis.grid(axis="x", color="#e4e8ec")
+    axis.grid(axis="x", color=GRID)
     axis.set_axisbelow(True)
     axis.set_xlabel(f"{measure} (share of items)" if measure != "chrF" else "mean chrF2 (0 to 1)")
     axis.set_title(f"{measure} with 95 % intervals", loc="left")
@@ -73,7 +73,7 @@ def draw_matrix(
     axis.imshow(matrix, cmap=colours, vmin=lowest, vmax=1.0, aspect="auto")
     for row, values in enumerate(matrix):
         for column, value in enumerate(values):
-            colour = "white" if abs(value) > 0.6 else "#1b1f24"
+            colour = "white" if abs(value) > 0.6 else INK
             axis.text(column, row, f"{value:.2f}", ha="center", va="center", color=colour)
     axis.set_xticks(range(len(names)), names, rotation=30, ha="right")
     axis.set_yticks(range(len(names)), names)
@@ -92,7 +92,7 @@ def plot_reliability(figures: SetFigures) -> str:
     for one, colour in zip(chosen, SERIES, strict=False):
         _draw_curve(axis, one, colour)
     axis.set(xlim=(0, 1), ylim=(0, 1), xlabel="mean confidence", ylabel="accuracy (share of items)")
-    axis.grid(color="#e4e8ec")
+    axis.grid(color=GRID)
     axis.set_aspect("equal")
     axis.legend(frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
     which = "" if len(chosen) == len(calibrated) else f"the {len(chosen)} most accurate of "
@@ -127,14 +127,14 @@ def plot_savings(savings: Sequence[SavingFigures]) -> str:
                     label=f"{way} (refused)" if is_refused else way,
                 )
     for (strategy, full), colour in zip(
-        dict.fromkeys((one.strategy, one.full_accuracy) for one in savings), ("#1b1f24", GREY), strict=False
+        dict.fromkeys((one.strategy, one.full_accuracy) for one in savings), (INK, GREY), strict=False
     ):
         axis.axhline(full, color=colour, linestyle="--", linewidth=1.0, label=f"{strategy}, full panel")
     widen(axis.xaxis, [one.saving for one in savings])
     widen(axis.yaxis, [one.accuracy for one in savings] + [one.full_accuracy for one in savings])
     axis.set_xlabel("share saved (stops: of ballots waited for; stages: of cost)")
     axis.set_ylabel("accuracy (share of items)")
-    axis.grid(color="#e4e8ec")
+    axis.grid(color=GRID)
     axis.set_axisbelow(True)
     axis.legend(frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
     axis.set_title("what not waiting for all, or not asking all, would have saved", loc="left")

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from ensemble.calibration.lineup import MeasuredLineup
-from ensemble.calibration.plot_style import svg_of
+from ensemble.calibration.plot_style import png_of, svg_of
 from ensemble.calibration.report import render_page
 from ensemble.calibration.selection import Rival, Selection
-from ensemble.calibration.selection_plot import plot_selection, png_of
+from ensemble.calibration.selection_plot import plot_selection
 from ensemble.calibration.selection_verdict import write_verdict
 from ensemble.files.whole_file import write_whole
 

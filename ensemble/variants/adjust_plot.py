@@ -4,7 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ensemble.calibration.plot_style import BLUE, GREEN, GREY, ORANGE, build_figure
+from ensemble.calibration.plot_style import (
+    GREY,
+    INK,
+    build_figure,
+    draw_choice,
+    draw_frame,
+    draw_limit,
+    draw_pareto,
+    draw_references,
+    draw_worth,
+)
 from ensemble.variants.adjust import Adjustment
 from ensemble.variants.trial_figures import TrialFigures
 
@@ -35,7 +45,7 @@ def plot_adjustment(adjustment: Adjustment) -> Figure:
     if adjustment.chosen is not None:
         _draw_choice(axis, adjustment, next(one for one in sound if one.name == adjustment.chosen.name))
     _draw_scales(axis, adjustment, sound)
-    axis.legend(frameon=True, framealpha=0.9, edgecolor="none", loc="best", fontsize=9)
+    draw_frame(axis, title="What speed costs" if adjustment.task.aim == "speed" else "What size costs", legend="best")
     return figure
 
 
@@ -57,8 +67,7 @@ def _place_of(figures: TrialFigures, adjustment: Adjustment) -> float:
 def _draw_front(axis: Axes, adjustment: Adjustment) -> None:
     front = adjustment.front
     places, heights = [_place(one, adjustment) for one in front], [_height(one.loss, adjustment) for one in front]
-    axis.plot(places, heights, drawstyle="steps-post", color=BLUE, linewidth=1.2, alpha=0.6)
-    axis.scatter(places, heights, s=30, color=BLUE, zorder=3, label="Pareto front")
+    draw_pareto(axis, places, heights)
     middle = (min(places, default=0.0) + max(places, default=0.0)) / 2
     for one, place, height in zip(front, places, heights, strict=True):
         is_left = place <= middle
@@ -69,60 +78,33 @@ def _draw_front(axis: Axes, adjustment: Adjustment) -> None:
             textcoords="offset points",
             ha="left" if is_left else "right",
             fontsize=8,
-            color="#1b1f24",
+            color=INK,
         )
 
 
 def _draw_original(axis: Axes, adjustment: Adjustment) -> None:
     original_bytes = next((one.original_bytes for one in adjustment.figures.values()), 0)
     place = 1.0 if adjustment.task.aim == "speed" else original_bytes / 2**20
-    axis.scatter(
-        [place],
-        [_height(0.0, adjustment)],
-        marker="D",
-        s=44,
-        facecolors="white",
-        edgecolors=ORANGE,
-        linewidths=1.6,
-        zorder=4,
-        label="original",
-    )
+    draw_references(axis, [place], [_height(0.0, adjustment)], label="original")
 
 
 def _draw_choice(axis: Axes, adjustment: Adjustment, chosen: Measured) -> None:
-    axis.scatter(
-        [_place(chosen, adjustment)],
-        [_height(chosen.loss, adjustment)],
-        marker="*",
-        s=190,
-        color=GREEN,
-        zorder=5,
-        label="the choice",
-    )
+    draw_choice(axis, _place(chosen, adjustment), _height(chosen.loss, adjustment), label="the choice")
     confirmed = adjustment.confirmed
     loss = confirmed.loss(adjustment.task.measure) if confirmed else None
     if confirmed is None or loss is None:
         return
-    axis.errorbar(
-        _place_of(confirmed, adjustment),
-        _height(loss.value, adjustment),
-        yerr=[[max(0.0, loss.value - loss.low)], [max(0.0, loss.high - loss.value)]],
-        fmt="_",
-        color=GREEN,
-        capsize=4,
-        linewidth=1.6,
-        markersize=12,
-        zorder=5,
-        label="the choice on what did not choose it (95 %)",
-    )
+    value, low, high = (_height(one, adjustment) for one in (loss.value, loss.low, loss.high))
+    label = "the choice on what did not choose it (95 %)"
+    draw_worth(axis, _place_of(confirmed, adjustment), value, low=low, high=high, label=label)
 
 
 def _draw_scales(axis: Axes, adjustment: Adjustment, sound: list[Measured]) -> None:
     limit, is_speed = adjustment.task.limit, adjustment.task.aim == "speed"
     if limit.max_loss is not None:
-        axis.axhline(_height(limit.max_loss, adjustment), color="#1b1f24", linestyle="--", linewidth=1.0, label="limit")
+        draw_limit(axis, quality=_height(limit.max_loss, adjustment))
     elif limit.min_speedup is not None and is_speed:
-        axis.axvline(limit.min_speedup, color="#1b1f24", linestyle="--", linewidth=1.0, label="limit")
+        draw_limit(axis, price=limit.min_speedup)
     is_perplexity = adjustment.task.measure == "perplexity"
     heights = [_height(one.loss, adjustment) for one in sound]
     if is_perplexity and heights and max(heights) > LOG_RANGE * min(heights):
@@ -131,6 +113,3 @@ def _draw_scales(axis: Axes, adjustment: Adjustment, sound: list[Measured]) -> N
     speed = f"decoding speed beside the original's (times{', by processor time' if by_processor else ''})"
     axis.set_xlabel(speed if is_speed else "weights (MiB)")
     axis.set_ylabel("perplexity beside the original's (times)" if is_perplexity else "lost accuracy")
-    axis.grid(color="#e4e8ec")
-    axis.set_axisbelow(True)
-    axis.set_title("What speed costs" if is_speed else "What size costs", loc="left")

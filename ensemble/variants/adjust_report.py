@@ -7,9 +7,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from ensemble.calibration.plot_style import svg_of
+from ensemble.calibration.plot_style import png_of, svg_of
 from ensemble.calibration.report import render_page
-from ensemble.calibration.selection_plot import png_of
 from ensemble.files.whole_file import write_whole
 from ensemble.variants.adjust import Adjustment
 from ensemble.variants.adjust_plot import plot_adjustment

@@ -10,8 +10,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from ensemble.variants import front
 from ensemble.variants.adjust_template import Chain, Point
+from ensemble.variants.front import find_front
 
 Aim = Literal["speed", "size"]
 
@@ -116,8 +116,7 @@ def price_of(one: Measured, aim: Aim) -> float:
 def pareto_front(measured: Iterable[Measured], aim: Aim) -> tuple[Measured, ...]:
     """Keep those that lose less than everything as fast or as small, the fastest or smallest first."""
     sound = {one.name: one for one in measured if one.is_sound}
-    points = [front.Point(name=name, cost=price_of(one, aim), loss=one.loss) for name, one in sound.items()]
-    return tuple(sound[point.name] for point in front.find_front(points))
+    return find_front(sound.values(), cost=lambda one: price_of(one, aim), loss=lambda one: one.loss)
 
 
 def count_most(chains: Sequence[Chain], *, at_once: int = 1) -> int:

@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from typing import TypeVar
+
+T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Point:
-    """A variant by what it costs (bytes, seconds a token) and what it loses (perplexity); less of both is better."""
-
-    name: str
-    cost: float
-    loss: float
-
-
-def find_front(points: Sequence[Point]) -> tuple[Point, ...]:
-    """Keep the points that lose less than everything as cheap or cheaper, the cheapest first."""
-    front: list[Point] = []
-    for point in sorted(points, key=lambda one: (one.cost, one.loss)):
-        if not front or point.loss < front[-1].loss:
-            front.append(point)
+def find_front(variants: Iterable[T], *, cost: Callable[[T], float], loss: Callable[[T], float]) -> tuple[T, ...]:
+    """Keep those that lose less than everything as cheap or cheaper, the cheapest first; less of both is better."""
+    front: list[T] = []
+    for one in sorted(variants, key=lambda one: (cost(one), loss(one))):
+        if not front or loss(one) < loss(front[-1]):
+            front.append(one)
     return tuple(front)

@@ -6,12 +6,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ensemble.calibration.plot_style import GREY, SERIES, build_figure, svg_of
+from ensemble.calibration.plot_style import GREY, GRID, INK, SERIES, build_figure, svg_of
 from ensemble.calibration.report_plots import draw_matrix
 from ensemble.calibration.statistics import Interval
 from ensemble.variants.diversity import hyphenate
 from ensemble.variants.figures import ComparisonFigures, DiversityFigures, VariantFigures
-from ensemble.variants.front import Point, find_front
+from ensemble.variants.front import find_front
 from ensemble.variants.spread import Estimate
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ def plot_agreement(figures: ComparisonFigures) -> str:
     for axis in (left, right):
         axis.set_yticks(range(len(rows)), [name for name, _ in rows])
         axis.set_ylim(len(rows) - 0.5, -0.5)
-        axis.grid(axis="x", color="#e4e8ec")
+        axis.grid(axis="x", color=GRID)
         axis.set_axisbelow(True)
     right.set_yticks([])
     left.set_xlabel("share of tokens")
@@ -147,17 +147,12 @@ def _draw_fronts(
 
 
 def _draw_front(axis: Axes, marks: Sequence[_Mark], *, is_speed: bool) -> None:
-    points = [
-        Point(
-            name=mark.variant.name,
-            cost=1.0 / mark.price.value if is_speed else mark.price.value,
-            loss=mark.loss.value,
-        )
-        for mark in marks
-    ]
-    front = find_front(points)
-    prices = [1.0 / point.cost if is_speed else point.cost for point in front]
-    losses = [point.loss for point in front]
+    front = find_front(
+        marks,
+        cost=lambda mark: 1.0 / mark.price.value if is_speed else mark.price.value,
+        loss=lambda mark: mark.loss.value,
+    )
+    prices, losses = [mark.price.value for mark in front], [mark.loss.value for mark in front]
     # From each point the front goes away from what is cheap, which is to the left for a pace.
     axis.step(prices, losses, where="post", color=GREY, linewidth=1.2, label="Pareto front")
 
@@ -196,7 +191,7 @@ def _draw_names(axis: Axes, marks: Sequence[_Mark]) -> None:
             ha="left" if right > 0 else "right",
             va="bottom" if up > 0 else "top",
             fontsize=9,
-            color="#1b1f24",
+            color=INK,
         )
 
 
@@ -238,7 +233,7 @@ def _draw_scales(axis: Axes, marks: Sequence[_Mark]) -> None:
             scale.set_minor_formatter(NullFormatter())
         scale.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axis.margins(0.18)
-    axis.grid(color="#e4e8ec")
+    axis.grid(color=GRID)
     axis.set_axisbelow(True)
 
 
