@@ -17,7 +17,6 @@ from ensemble.cli.stored import Output, read_text, with_store
 from ensemble.cli.terminal import plain_table, printable, stderr_console, stdout_console
 from ensemble.environment import cache_dir, compress_python
 from ensemble.errors import ConfigError, InvalidRequestError
-from ensemble.files.whole_file import disk_watched
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -104,6 +103,7 @@ def adjust(  # noqa: PLR0913 - a command's options are its arguments
     from ensemble.variants.adjust_template import load_templates  # noqa: PLC0415
     from ensemble.variants.engine_setup import EngineSetup  # noqa: PLC0415
     from ensemble.variants.trial import prepare_trials  # noqa: PLC0415
+    from ensemble.variants.trial_store import TrialStore  # noqa: PLC0415
 
     limit, named = _read_limit(max_loss, min_speedup), with_store(source)
     place = Output.of(output, replace=replaces, made_from=[named, str(out.absolute()), *map(read_text, recipe)])
@@ -125,10 +125,10 @@ def adjust(  # noqa: PLR0913 - a command's options are its arguments
         trial = replace(trial, items=labelled, num_rounds=rounds, speed=speed, compress_python=python)
         task = AdjustTask(chains=chains, limit=limit, aim=prefer, trial=trial, at_once=at_once)
         check_adjustment(task, place.folder)
-        with disk_watched(out):
-            out.mkdir(parents=True, exist_ok=True)
-        adjustment = _run(task, out, place, ray=ray, console=console, on_phase=on_phase)
-        where = place.publish(place.folder, source=named, on_phase=on_phase)
+        trials = TrialStore(folder=out, facts=task.choosing.facts())
+        with trials.held():
+            adjustment = _run(task, trials, place, ray=ray, console=console, on_phase=on_phase)
+            where = place.publish(place.folder, source=named, on_phase=on_phase)
     show_adjustment(adjustment, stdout_console())
     stdout_console().print(
         f"\nwritten to {where}; {out}/report.html, pareto.png, figures.json", markup=False, soft_wrap=True
@@ -164,7 +164,9 @@ def _read_limit(max_loss: float | None, min_speedup: float | None) -> Limit:
     return Limit(max_loss=max_loss, min_speedup=min_speedup)
 
 
-def _run(task: AdjustTask, out: Path, place: Output, *, ray: str, console: Console, on_phase: OnPhase) -> Adjustment:
+def _run(
+    task: AdjustTask, trials: TrialStore, place: Output, *, ray: str, console: Console, on_phase: OnPhase
+) -> Adjustment:
     """Search, write the choice, and report; a search that finds nothing is reported, too.
 
     Raises:
@@ -173,16 +175,14 @@ def _run(task: AdjustTask, out: Path, place: Output, *, ray: str, console: Conso
     from ensemble.variants.adjust import finish_choice, search_variants  # noqa: PLC0415
     from ensemble.variants.adjust_report import save_adjustment  # noqa: PLC0415
     from ensemble.variants.adjust_verdict import write_verdict  # noqa: PLC0415
-    from ensemble.variants.trial_store import TrialStore  # noqa: PLC0415
 
-    trials = TrialStore(folder=out, facts=task.choosing.facts())
     with _runner(task, trials, ray, on_phase=on_phase) as runner:
         adjustment = search_variants(task, runner, trials, on_trial=_tell_trials(task, console))
     adjustment = finish_choice(adjustment, place.folder, trials, on_phase=on_phase)
-    save_adjustment(adjustment, out)
+    save_adjustment(adjustment, trials.folder)
     if adjustment.chosen is None:
         where = "--max-loss" if task.limit.max_loss is not None else "--min-speedup"
-        remedy = f"allow more, or give other recipes; {out}/report.html has what was tried"
+        remedy = f"allow more, or give other recipes; {trials.folder}/report.html has what was tried"
         raise ConfigError(where, write_verdict(adjustment)[0].rstrip("."), remedy)
     return adjustment
 

@@ -5,10 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ensemble.errors import ConfigError
@@ -39,6 +42,25 @@ class TrialStore:
 
     folder: Path
     facts: dict[str, Any]
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Hold the folder for one search: it takes away every variant there that is not its own.
+
+        Raises:
+            ConfigError: another process holds it.
+        """
+        lock = FileLock(self._trials / ".lock")
+        with disk_watched(self.folder):
+            try:
+                lock.acquire(blocking=False)
+            except Timeout as error:
+                problem, remedy = "another process searches there", "wait for it, or give another folder"
+                raise ConfigError(str(self.folder), problem, remedy) from error
+        try:
+            yield
+        finally:
+            lock.release()
 
     def find(self, point: Point) -> TrialFigures | None:
         """Give a point's figures, if it was tried."""

@@ -14,7 +14,9 @@ from typer.testing import CliRunner
 
 from ensemble.checkpoints import load_checkpoint
 from ensemble.cli.entry import app
+from ensemble.variants.trial_store import TrialStore
 from tests.checkpoints.tiny_models import build_llama, save
+from tests.variants.adjustments import build_point
 from tests.variants.made_models import write_record
 
 SIZE = ("--prefer", "size", "--no-speed")
@@ -149,6 +151,29 @@ def test_a_source_that_was_compressed_is_searched_on_request(source: str, tmp_pa
     assert refused.exit_code == 2
     assert "--allow-compressed" in refused.stderr
     assert done.exit_code == 0, done.stderr
+
+
+def test_a_second_search_in_one_folder_is_refused_at_once(
+    source: str, recipes: tuple[str, ...], tmp_path: Path
+) -> None:
+    out, chosen = tmp_path / "out", tmp_path / "chosen"
+    first = TrialStore(folder=out, facts={})
+    half_made = first.checkpoint(build_point("a", 0.5))
+    half_made.mkdir()
+    command = ["adjust", source, str(chosen), *recipes, "--out", str(out), "--max-loss", "1", *SIZE]
+
+    with first.held():
+        refused = CliRunner().invoke(app, command)
+
+    assert refused.exit_code == 2
+    assert refused.stderr.splitlines()[-1] == (
+        f"ensemble: {out}: another process searches there; wait for it, or give another folder"
+    )
+    assert half_made.is_dir()
+    assert not num_trials(out)
+    assert not chosen.exists()
+    with first.held():
+        pass
 
 
 def test_a_limit_that_nothing_keeps_is_told_with_the_nearest_and_reported(source: str, tmp_path: Path) -> None:
