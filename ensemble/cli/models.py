@@ -73,16 +73,14 @@ def add(
     """Store a checkpoint under a name, converting or fetching it first; mends a damaged one of the same bytes."""
     from ensemble.checkpoints.resolve import resolve_checkpoint  # noqa: PLC0415 - heavy
 
-    store: CheckpointStore = context.obj
-    target = parse_target(f"{STORE_PREFIX}{name.removeprefix(STORE_PREFIX)}")
-    source = with_store(checkpoint)
+    (store, plain_name), source = _place(context, name), with_store(checkpoint)
     with show_phases(stderr_console(), what=name) as on_phase:
         folder = resolve_checkpoint(source, cache_dir=cache_dir() / "checkpoints", on_phase=on_phase)
         stored = store.put(
             folder,
-            target.name,
-            family=family or family_of(checkpoint),
-            source=checkpoint,
+            plain_name,
+            family=family or family_of(source),
+            source=source,
             replace=replace,
             on_phase=on_phase,
         )
@@ -92,8 +90,8 @@ def add(
 @models.command()
 def remove(context: typer.Context, name: Annotated[str, typer.Argument(help="As it is listed.")]) -> None:
     """Take a name away; its checkpoint stays until `ensemble models prune`."""
-    store: CheckpointStore = context.obj
-    removed = store.remove(parse_target(f"{STORE_PREFIX}{name.removeprefix(STORE_PREFIX)}").name)
+    store, plain_name = _place(context, name)
+    removed = store.remove(plain_name)
     typer.echo(f"store:{removed.name} was {removed.digest}")
 
 
@@ -102,7 +100,12 @@ def prune(
     context: typer.Context,
     *,
     older_than_min: Annotated[
-        float, typer.Option(min=0.0, help="What was written more lately stays: it may be about to be named.")
+        float,
+        typer.Option(
+            min=0.0,
+            help="What was written more lately stays: it may be about to be named. Behind a URL nothing else tells "
+            "what others are storing.",
+        ),
     ] = 60.0,
 ) -> None:
     """Take away checkpoints that no name leads to, and what interrupted writers left."""
@@ -112,6 +115,12 @@ def prune(
         typer.echo(f"removed {name}")
         num_bytes += freed_bytes
     typer.echo(f"{num_bytes / MIB:.0f} MiB are free again")
+
+
+def _place(context: typer.Context, name: str) -> tuple[CheckpointStore, str]:
+    """Give the store that is meant and the name in it: one with @URL says itself which store."""
+    target = parse_target(f"{STORE_PREFIX}{name.removeprefix(STORE_PREFIX)}")
+    return (_open(target.url) if "@" in name else context.obj), target.name
 
 
 def _open(url: str) -> CheckpointStore:

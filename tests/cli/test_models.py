@@ -54,6 +54,21 @@ def test_what_is_added_is_listed_until_it_is_removed(checkpoint: str) -> None:
     assert run("models", "add", f"store:{digest}", "again").exit_code == 2
 
 
+def test_a_name_that_says_its_store_is_that_stores(checkpoint: str, tmp_path: Path) -> None:
+    elsewhere = f"file://{tmp_path}/elsewhere"
+    run("models", "add", checkpoint, "here")
+
+    assert run("models", "add", "store:here", f"store:there@{elsewhere}").exit_code == 0
+
+    (there,) = json.loads(run("models", "--store", elsewhere, "--json").stdout)
+    assert (there["name"], there["family"]) == ("there", "tiny-llama")
+    # Whoever reads it has another default store.
+    assert there["source"] == f"store:here@{tmp_path}/store"
+    assert [one["name"] for one in listed()] == ["here"]
+    assert run("models", "remove", f"there@{elsewhere}").exit_code == 0
+    assert json.loads(run("models", "--store", elsewhere, "--json").stdout) == []
+
+
 def test_a_compression_goes_into_the_store_and_on_from_it(checkpoint: str, tmp_path: Path) -> None:
     run("models", "add", checkpoint, "tiny", "--family", "llamas")
 
