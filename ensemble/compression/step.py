@@ -44,7 +44,10 @@ class StepContext:
     scratch: Path
     """An empty folder of the step's own, removed afterwards."""
     progress: Path
-    """A folder in which a killed run of this very step finds again what it left; removed once the step is finished."""
+    """A folder in which a killed run of this very step finds again what it left; removed once the step's model is kept.
+
+    A step that gives ``tensors`` leaves there what it takes long to find: no model is kept after it.
+    """
     on_phase: OnPhase = ignore_phase
 
 

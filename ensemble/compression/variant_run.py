@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from ensemble.compression.work_folder import WorkFolder
 
 _STATE_BYTES = torch.float32.itemsize
-"""Of a weight, while steps are left."""
+"""Of a weight that is no code, while it is kept."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,12 +90,13 @@ class VariantRun:
 
     def estimate_room(self, work: WorkFolder) -> list[tuple[Path, int]]:
         """Say at the least how many bytes will be written where, beyond what is kept."""
-        kept = [_STATE_BYTES * count for count in self.num_weights[:-1]]
+        kept = [_STATE_BYTES * count for count in self.num_weights]
+        written = self.num_weights[-1] * self.source.dtype.itemsize
+        if self.recipe.steps[-1].is_last:
+            # How few bits a quantising step leaves is its own affair; it leaves 4 and the scales.
+            kept[-1] = written = self.num_weights[-1] // 2
         # A state goes once the next one is whole.
-        peak = max((sum(kept[index : index + 2]) for index in range(len(kept))), default=0)
-        last = self.num_weights[-1] * self.source.dtype.itemsize
-        # How few bits a quantising step leaves is its own affair; it leaves 4 and the scales.
-        written = self.num_weights[-1] // 2 if self.recipe.steps[-1].is_last else last
+        peak = max(sum(kept[index : index + 2]) for index in range(len(kept)))
         return [(work.folder, max(0, peak - work.count_bytes())), (self.output, written)]
 
     def plan(self, work: WorkFolder) -> list[Part]:
@@ -150,13 +151,16 @@ class VariantRun:
     def _take_steps(
         self, work: WorkFolder, clock: Clock
     ) -> tuple[PreTrainedModel, list[dict[str, Any]], list[float], StepResult]:
-        """Give the last model, what every step found, how long each took, and the last step's result."""
+        """Give the last model, what every step found, how long each took, and the last step's result.
+
+        After each step the model is kept, so that a kill while the last one is measured or written costs no step.
+        """
         kept = work.find_last()
         findings, seconds = (list(kept.findings), list(kept.seconds)) if kept else ([], [])
         model = _load_state(kept.checkpoint) if kept else self.source.load()
         config, has_layers = self.source.build_empty().config, has_decoder_layers(model)
         num_layers, hidden_width = (config.num_hidden_layers, config.hidden_size) if has_layers else (0, 0)
-        result = StepResult(findings={})
+        result = StepResult(findings={}, quantization=kept.quantization if kept else None)
         for number in range(len(findings), len(self.recipe.steps)):
             step, begun_s = self.recipe.steps[number], time.monotonic()
             with (
@@ -179,8 +183,10 @@ class VariantRun:
                 result = step.take(model, context)
             findings.append({"type": step.type, **result.findings})
             seconds.append(round(time.monotonic() - begun_s, 3))
-            if number + 1 < len(self.recipe.steps):
-                state = work.keep(model, self.source.tokenizer, findings=findings, seconds=seconds)
+            # Where it is not the model's own state that is written, the step itself has kept what took it long.
+            if result.tensors is None:
+                notes: dict[str, Any] = {"findings": findings, "seconds": seconds, "quantization": result.quantization}
+                state = work.keep(model, self.source.tokenizer, **notes)
                 # Read back as a killed run does, so that both go on from the very same model.
                 del model
                 model = _load_state(state.checkpoint)

@@ -31,11 +31,16 @@ _FINDINGS = "findings.json"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KeptState:
-    """A finished step's model, as a float32 checkpoint, what all steps so far have found, and how long they took."""
+    """A finished step's model, what all steps so far have found, and how long they took.
+
+    The model is a checkpoint whose floats are float32; the last step may have rounded some of its layers.
+    """
 
     checkpoint: Path
     findings: tuple[dict[str, Any], ...]
     seconds: tuple[float, ...]
+    quantization: dict[str, Any] | None
+    """The ``quantization_config`` of rounded layers."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +55,12 @@ class WorkFolder:
         if not states:
             return None
         notes = json.loads((states[-1] / _FINDINGS).read_text("utf-8"))
-        return KeptState(checkpoint=states[-1], findings=tuple(notes["findings"]), seconds=tuple(notes["seconds"]))
+        return KeptState(
+            checkpoint=states[-1],
+            findings=tuple(notes["findings"]),
+            seconds=tuple(notes["seconds"]),
+            quantization=notes["quantization"],
+        )
 
     def keep(
         self,
@@ -59,8 +69,11 @@ class WorkFolder:
         *,
         findings: Sequence[dict[str, Any]],
         seconds: Sequence[float],
+        quantization: dict[str, Any] | None = None,
     ) -> KeptState:
         """Keep the model after as many steps as there are findings, whole or not at all; earlier ones go.
+
+        So does what the steps kept of their progress.
 
         Raises:
             ConfigError: the disk is full.
@@ -68,12 +81,13 @@ class WorkFolder:
         target = self.folder / f"step-{len(findings):02}"
         earlier = sorted(self.folder.glob("step-*"))
         with full_disk_told(target), write_folder_whole(target) as partial:
-            write_checkpoint(partial, collect_tensors(model), model=model, tokenizer=tokenizer)
-            notes = {"findings": list(findings), "seconds": list(seconds)}
+            tensors = collect_tensors(model)
+            write_checkpoint(partial, tensors, model=model, tokenizer=tokenizer, quantization=quantization)
+            notes = {"findings": list(findings), "seconds": list(seconds), "quantization": quantization}
             (partial / _FINDINGS).write_text(json.dumps(notes), "utf-8")
-        for state in earlier:
-            shutil.rmtree(state)
-        return KeptState(checkpoint=target, findings=tuple(findings), seconds=tuple(seconds))
+        for folder in (*earlier, *self.folder.glob("progress-*")):
+            shutil.rmtree(folder)
+        return KeptState(checkpoint=target, findings=tuple(findings), seconds=tuple(seconds), quantization=quantization)
 
     @contextmanager
     def scratch(self) -> Iterator[Path]:
@@ -88,16 +102,15 @@ class WorkFolder:
 
     @contextmanager
     def progress(self, number: int) -> Iterator[Path]:
-        """Give a step the folder in which it keeps how far it is; it stays if the step does not come to its end."""
+        """Give a step the folder in which it keeps how far it is; it stays until the step's model is kept."""
         folder = self.folder / f"progress-{number:02}"
         folder.mkdir(parents=True, exist_ok=True)
         try:
             yield folder
         finally:
             with suppress(OSError):
-                # There is nothing in it yet.
+                # There is nothing in it.
                 folder.rmdir()
-        shutil.rmtree(folder, ignore_errors=True)
 
     def count_bytes(self) -> int:
         """Say how much is kept."""

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from ensemble.compression.standing import Standing
 
 TIMEOUT_S = 120.0
+MAX_FILE_BYTES = 50_000
+"""Of a full disk."""
 ERROR = "error"
 
 
@@ -37,8 +39,8 @@ class Command:
     recipe_by_name: dict[str, Any]
     output: Path
     cache_dir: Path
-    max_file_bytes: int | None = None
-    """A disk that is full, as far as files longer than this are concerned."""
+    full_from: str | None = None
+    """The part from which on the disk is full, as far as files longer than MAX_FILE_BYTES are concerned."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,6 +91,8 @@ def _make(command: Command, kill: Kill | None, sender: Connection) -> None:
     def hear(standing: Standing) -> None:
         nonlocal num_heard
         sender.send((standing.variant, standing.part))
+        if command.full_from == standing.part:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (MAX_FILE_BYTES, MAX_FILE_BYTES))
         if kill and (kill.variant, kill.part) == (standing.variant, standing.part):
             num_heard += 1
             if num_heard == kill.num_events:
@@ -100,8 +104,6 @@ def _make(command: Command, kill: Kill | None, sender: Connection) -> None:
         Variant(recipe=Recipe.model_validate(recipe), output=command.output / name)
         for name, recipe in command.recipe_by_name.items()
     ]
-    if command.max_file_bytes is not None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (command.max_file_bytes, command.max_file_bytes))
     try:
         make_variants(command.source, variants, cache_dir=command.cache_dir, on_progress=hear)
     except ConfigError as error:

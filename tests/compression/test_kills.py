@@ -15,6 +15,7 @@ from tests.compression.every_step import FLOAT_NAMES, LAST_NAMES, describe_step
 from tests.compression.killed_runs import ERROR, KEEPING, Command, Kill, run, start
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
 KILLED = -9
@@ -38,6 +39,11 @@ def read_files(folder: Path) -> dict[str, bytes]:
     }
 
 
+def find_steps(places: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Give those of the places that are steps, each once."""
+    return [place for place in dict.fromkeys(places) if place[1].startswith("step")]
+
+
 def test_killed_in_the_middle_of_each_part_and_resumed_every_byte_is_the_same(tmp_path: Path) -> None:
     source = save(build_llama(), tmp_path / "source")
     whole = Command(
@@ -49,13 +55,19 @@ def test_killed_in_the_middle_of_each_part_and_resumed_every_byte_is_the_same(tm
     _, events = run(whole)
     num_events_by_place = Counter(place for place in events if place[1] != "source")
 
-    exit_codes = {}
+    exit_codes, steps_by_run = [], []
     for (variant, part), num_events in num_events_by_place.items():
-        exit_codes[variant, part], _ = run(killed, Kill(variant=variant, part=part, num_events=num_events // 2 + 1))
-    exit_code, _ = run(killed)
+        exit_code, events = run(killed, Kill(variant=variant, part=part, num_events=num_events // 2 + 1))
+        exit_codes.append(exit_code)
+        steps_by_run.append(find_steps(events))
+    last_exit_code, events = run(killed)
 
-    assert set(exit_codes.values()) == {KILLED}
-    assert exit_code == 0
+    assert set(exit_codes) == {KILLED}
+    assert last_exit_code == 0
+    places = list(num_events_by_place)
+    # A run takes up the step in which the one before was killed, and gets into the one in which it is killed itself.
+    assert steps_by_run == [find_steps(places[max(0, number - 1) : number + 1]) for number in range(len(places))]
+    assert find_steps(events) == []
     files = read_files(tmp_path / "whole")
     assert {name.partition("/")[0] for name in files} == set(build_recipes())
     assert read_files(tmp_path / "killed") == files
@@ -103,15 +115,16 @@ def test_two_processes_never_make_the_same_and_a_killed_ones_lock_is_free(tmp_pa
     assert (same[0], other[0], after) == (1, 1, 0)
 
 
-@pytest.mark.parametrize("num_steps", [1, 2])
-def test_a_disk_that_becomes_full_is_told_and_nothing_is_left_that_loads(tmp_path: Path, num_steps: int) -> None:
-    steps = [{"type": "prune_layers", "num_layers": 1}] * num_steps
+@pytest.mark.parametrize(("part", "num_kept"), [("step 1 of 1, prune_layers", 0), ("write", 1)])
+def test_a_disk_that_becomes_full_is_told_and_nothing_is_left_that_is_not_whole(
+    tmp_path: Path, part: str, num_kept: int
+) -> None:
     command = Command(
         source=save(build_llama(), tmp_path / "source"),
-        recipe_by_name={"one": {"steps": steps}},
+        recipe_by_name={"one": {"steps": [{"type": "prune_layers", "num_layers": 1}]}},
         output=tmp_path / "out",
         cache_dir=tmp_path / "cache",
-        max_file_bytes=50_000,
+        full_from=part,
     )
 
     exit_code, events = run(command)
@@ -120,7 +133,8 @@ def test_a_disk_that_becomes_full_is_told_and_nothing_is_left_that_loads(tmp_pat
     assert events[-1][0] == ERROR
     assert "it cannot be written" in events[-1][1]
     assert "make room there" in events[-1][1]
-    assert not list((tmp_path / "out").iterdir()) if num_steps == 1 else not (tmp_path / "out").exists()
-    assert not list((tmp_path / "cache").rglob("*.safetensors"))
-    after, _ = run(replace(command, max_file_bytes=None))
+    assert not list((tmp_path / "out").glob("**/*"))
+    assert len(list((tmp_path / "cache").rglob("*.safetensors"))) == num_kept
+    after, events = run(replace(command, full_from=None))
     assert after == 0
+    assert len(find_steps(events)) == 1 - num_kept

@@ -174,5 +174,5 @@ def test_a_disk_without_room_is_told_before_anything_is_measured(
     with_three_layers, with_two = (
         sum(parameter.numel() for parameter in build_llama(num_layers=count).parameters()) for count in (3, 2)
     )
-    assert state[1] == 4 * with_three_layers
+    assert state[1] == 4 * (with_three_layers + with_two)
     assert written == (tmp_path / "out", 4 * with_two)

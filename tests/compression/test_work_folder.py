@@ -62,14 +62,15 @@ def test_a_run_that_ended_before_anything_was_whole_leaves_no_folder(tmp_path: P
     assert not work.folder.exists()
 
 
-def test_what_a_step_keeps_of_its_progress_stays_until_the_step_is_finished(tmp_path: Path) -> None:
+def test_what_a_step_keeps_of_its_progress_stays_until_its_model_is_kept(tmp_path: Path) -> None:
     with open_work_folder(tmp_path, {}, output=tmp_path / "out") as work:
-        with suppress(KeyboardInterrupt), work.progress(1) as folder:
+        with suppress(KeyboardInterrupt), work.progress(0) as folder:
             (folder / "half").touch()
             raise KeyboardInterrupt
-        with work.progress(1) as again:
+        with work.progress(0) as again:
             left = [path.name for path in again.iterdir()]
+        left_after_the_step = [path.name for path in folder.iterdir()]
+        keep_state(work)
 
-    assert left == ["half"]
+    assert left == left_after_the_step == ["half"]
     assert not folder.exists()
-    assert not work.folder.exists()

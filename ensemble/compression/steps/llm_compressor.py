@@ -17,6 +17,7 @@ from transformers import AutoModelForCausalLM
 
 from ensemble.checkpoints.folder import find_weight_files
 from ensemble.checkpoints.load_quantized import load_quantized_model
+from ensemble.checkpoints.storage import remove_leftovers, write_folder_whole
 from ensemble.checkpoints.write import collect_tensors, write_checkpoint
 from ensemble.compression.decoder_layers import find_decoder_layers
 from ensemble.compression.other_python import OtherPython, default_compress_python
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from ensemble.checkpoints.progress import OnPhase
 
 SCRIPT = Path(__file__).parent.parent / "llm_compressor_script.py"
+_RESULT = "result.json"
 CHECK_TIMEOUT_S = 600.0
 """The libraries take some seconds to import, on a slow disk minutes."""
 
@@ -86,22 +88,35 @@ class LlmCompressor(Step):
 
     def take(self, model: PreTrainedModel, context: StepContext) -> StepResult:
         """Give the model and the windows to the library, and take over what it wrote."""
-        context.on_phase("save", 0.0)
-        (context.scratch / "model").mkdir()
-        write_checkpoint(context.scratch / "model", collect_tensors(model), model=model, tokenizer=context.tokenizer)
-        save_file({"calibrate_WT": context.calibrate_WT.contiguous()}, context.scratch / "windows.safetensors")
-        python = self._find_python(self.timeout_s)
-        result = self._run(python, "take", model, context.scratch, seed=context.seed, on_phase=context.on_phase)
+        done = context.progress / "done"
+        remove_leftovers(done)
+        if not done.exists():
+            self._have_done(model, context, done)
+        result: dict[str, Any] = json.loads((done / _RESULT).read_text("utf-8"))
         quantization: dict[str, Any] | None = result.pop("quantization")
         findings = {"num_layers": len(result.pop("layers")), **result}
+        tensors = _load_tensors(done / "out")
         if quantization is None:
-            _take_floats(model, _load_tensors(context.scratch / "out"))
+            _take_floats(model, tensors)
             return StepResult(findings=findings)
-        tensors = _load_tensors(context.scratch / "out")
-        is_readable = _take_rounded(model, context.scratch, quantization, tensors)
+        is_readable = _take_rounded(model, done, quantization, tensors)
         return StepResult(
             findings={**findings, "embedded_engine": is_readable}, quantization=quantization, tensors=tensors
         )
+
+    def _have_done(self, model: PreTrainedModel, context: StepContext, done: Path) -> None:
+        """Have the library do its work, and keep what it wrote."""
+        scratch = context.scratch
+        context.on_phase("save", 0.0)
+        (scratch / "model").mkdir()
+        write_checkpoint(scratch / "model", collect_tensors(model), model=model, tokenizer=context.tokenizer)
+        save_file({"calibrate_WT": context.calibrate_WT.contiguous()}, scratch / "windows.safetensors")
+        python = self._find_python(self.timeout_s)
+        result = self._run(python, "take", model, scratch, seed=context.seed, on_phase=context.on_phase)
+        with write_folder_whole(done) as partial:
+            for name in ("out", "floats"):
+                (scratch / name).rename(partial / name)
+            (partial / _RESULT).write_text(json.dumps(result), "utf-8")
 
     def _find_python(self, timeout_s: float) -> OtherPython:
         executable = self.python or default_compress_python()

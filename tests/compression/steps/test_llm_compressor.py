@@ -131,6 +131,17 @@ def _wait_for_pids(path: Path, parent: subprocess.Popen[bytes]) -> list[int]:
     return read_pids(path)
 
 
+def test_what_the_library_has_finished_is_taken_up_without_it(python: Path, tmp_path: Path) -> None:
+    first, again = build_llama(num_layers=2), build_llama(num_layers=2)
+    (tmp_path / "one").mkdir()
+    before = build_step(python).take(first, build_context(scratch=tmp_path / "one", progress=tmp_path / "kept"))
+
+    after = build_step(tmp_path / "none").take(again, build_context(progress=tmp_path / "kept"))
+
+    assert after.findings == before.findings
+    assert all(torch.equal(*weights) for weights in zip(first.parameters(), again.parameters(), strict=True))
+
+
 def test_a_recipe_says_by_which_python_and_its_record_does_not(python: Path, tmp_path: Path) -> None:
     (tmp_path / "recipe.yaml").write_text(
         "steps:\n- type: llm_compressor\n  modifiers:\n  - {name: GPTQModifier, options: {ignore: [lm_head]}}"
