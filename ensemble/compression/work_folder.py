@@ -215,4 +215,5 @@ def _remove_old(parent: Path) -> None:
 
 
 def _touched_s(path: Path) -> float:
-    return path.stat().st_mtime if path.exists() else 0.0
+    """Say when something was last written there: a long step writes for days into files far inside."""
+    return max((inside.stat().st_mtime for inside in (path, *path.rglob("*")) if inside.exists()), default=0.0)

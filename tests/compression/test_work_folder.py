@@ -21,7 +21,7 @@ def keep_state(work: WorkFolder) -> None:
 
 
 def age(cache: Path, days: float) -> None:
-    for path in [*(cache / "compressing").iterdir()]:
+    for path in [*(cache / "compressing").rglob("*")]:
         os.utime(path, (time.time() - days * DAY_S,) * 2)
 
 
@@ -53,6 +53,23 @@ def test_what_is_younger_or_in_use_stays(tmp_path: Path) -> None:
         pass
 
     assert young.find_last() is not None
+
+
+def test_what_a_long_step_was_still_writing_a_short_time_ago_stays(tmp_path: Path) -> None:
+    with (
+        suppress(KeyboardInterrupt),
+        open_work_folder(tmp_path, {"recipe": 1}, output=tmp_path / "one") as work,
+        work.progress(0) as progress,
+    ):
+        (progress / "half").touch()
+        raise KeyboardInterrupt
+    age(tmp_path, KEPT_DAYS + 0.1)
+    os.utime(progress / "half")
+
+    with open_work_folder(tmp_path, {"recipe": 2}, output=tmp_path / "two"):
+        pass
+
+    assert (progress / "half").exists()
 
 
 def test_a_run_that_ended_before_anything_was_whole_leaves_no_folder(tmp_path: Path) -> None:
