@@ -48,7 +48,8 @@ def train_movement(
             raise ConfigError(
                 "prune_weights.learning_rate", f"after {step} steps the loss is not finite", "take a smaller one"
             )
-        gradients = torch.autograd.grad(loss, list(weight_by_name.values()))
+        # Zeros where a window does not reach a weight: an expert to which no token goes, or a layer that nothing calls.
+        gradients = torch.autograd.grad(loss, list(weight_by_name.values()), materialize_grads=True)
         for (name, weight), gradient in zip(weight_by_name.items(), gradients, strict=True):
             score_by_name[name] -= weight.detach() * gradient
             weight.data -= learning_rate * gradient

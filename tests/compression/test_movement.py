@@ -140,3 +140,14 @@ def test_a_learning_rate_that_is_too_large_is_told(tmp_path: Path) -> None:
 
     with pytest.raises(ConfigError, match="steps the loss is not finite"):
         train_movement(model, names, context, num_tokens=10_000, learning_rate=1e39)
+
+
+def test_a_layer_that_no_window_reaches_does_not_move(tmp_path: Path) -> None:
+    model: Any = build_llama()
+    model.model.unused = torch.nn.Linear(4, 4)
+    names = ["model.unused", "model.layers.2.mlp.up_proj"]
+
+    scores = train_movement(model, names, build_context(scratch=tmp_path), num_tokens=40, learning_rate=0.1)
+
+    assert not scores["model.unused"].any()
+    assert scores["model.layers.2.mlp.up_proj"].any()
