@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 import transformers
+from gguf import GGUFReader
 
 from ensemble.checkpoints.quiet import quiet_transformers
+from ensemble.checkpoints.tokenizer import find_bos
 from ensemble.checkpoints.write import collect_tensors, write_checkpoint
 from ensemble.errors import CheckpointError
 
@@ -41,15 +43,30 @@ def convert_gguf(file: Path, folder: Path, *, digest: str, on_phase: OnPhase) ->
             tokenizer: Any = transformers.AutoTokenizer.from_pretrained(
                 file.parent, gguf_file=file.name, local_files_only=True
             )
+        wants_bos = _wants_bos(file)
     except _DAMAGED as error:
         raise CheckpointError(
             str(file), f"it is damaged, cut short or unsupported ({error})", "fetch it again, or convert it yourself"
         ) from error
+    if wants_bos is not None and wants_bos != bool(find_bos(tokenizer)):
+        # It rewrites what the tokenizer puts around a text, which is what lies on disk afterwards.
+        tokenizer.add_bos_token = wants_bos
     on_phase("write", 0.0)
     write_checkpoint(folder, collect_tensors(model), model=model, tokenizer=tokenizer)
     origin = {"format": "gguf", "file": file.name, "sha256": digest, "transformers": transformers.__version__}
     (folder / "origin.json").write_text(json.dumps(origin, indent=2) + "\n", "utf-8")
     on_phase("write", 1.0)
+
+
+def _wants_bos(file: Path) -> bool | None:
+    """Say whether a text begins with the BOS token, which transformers does not ask the file; None if nothing tells.
+
+    A tokenizer of SentencePiece's kind puts one unless the file says otherwise, as in llama.cpp.
+    """
+    fields: Any = GGUFReader(file).fields
+    if "tokenizer.ggml.add_bos_token" in fields:
+        return bool(fields["tokenizer.ggml.add_bos_token"].contents())
+    return True if fields["tokenizer.ggml.model"].contents() == "llama" else None
 
 
 def _dequantised() -> dict[str, Any]:

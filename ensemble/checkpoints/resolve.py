@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 DEFAULT_CACHE_DIR = Path("~/.cache/ensemble/checkpoints")
-CONVERSION_VERSION = 1
+CONVERSION_VERSION = 2
 """Raised when the conversion changes what it writes, so that older conversions are not taken for new ones."""
 
 

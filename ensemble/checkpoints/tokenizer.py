@@ -29,3 +29,9 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
         raise CheckpointError(str(folder), "its tokenizer has no fast form", "add a tokenizer.json")
     return tokenizer
+
+
+def find_bos(tokenizer: PreTrainedTokenizerFast) -> tuple[int, ...]:
+    """Give the BOS token where the tokenizer itself puts one first, as the model was trained then; else nothing."""
+    first: list[int] = tokenizer("")["input_ids"][:1]
+    return tuple(first) if first == [tokenizer.bos_token_id] else ()

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from ensemble.checkpoints.tokenizer import find_bos
 from ensemble.compression.calibration_options import WINDOW_TOKENS, CalibrationOptions
 from ensemble.errors import ConfigError
 
@@ -46,8 +47,9 @@ class CalibrationText:
 
     @property
     def digest(self) -> str:
-        """SHA-256 over the digests of the sources."""
-        return hashlib.sha256("".join(f"{fact['digest']}\n" for fact in self.facts).encode()).hexdigest()
+        """SHA-256 over what windows begin with and the digests of the sources, a line each."""
+        lines = [*self.bos, *(fact["digest"] for fact in self.facts)]
+        return hashlib.sha256("".join(f"{line}\n" for line in lines).encode()).hexdigest()
 
     def with_own(self, own_WT: Tensor, *, seed: int) -> Self:
         """Mix what the model wrote into what calibrates; what is held out stays as it is."""
@@ -81,7 +83,7 @@ def split_calibration_text(
         ConfigError: there is too little text.
     """
     options = options or CalibrationOptions()
-    bos = _find_bos(tokenizer)
+    bos = list(find_bos(tokenizer))
     judged_tokens = min(WINDOW_TOKENS, context or WINDOW_TOKENS)
     facts, calibrating, held_out = [], list[int](), list[int]()
     for source in sources:
@@ -131,9 +133,3 @@ def _check_length(num_calibrating: int, num_held_out: int, *, calibrated: int, j
 def _cut(tokens: list[int], window_tokens: int, bos: list[int]) -> Tensor:
     step = window_tokens - len(bos)
     return torch.tensor([bos + tokens[start * step : (start + 1) * step] for start in range(len(tokens) // step)])
-
-
-def _find_bos(tokenizer: PreTrainedTokenizerFast) -> list[int]:
-    """Give the BOS token where the tokenizer itself puts one first, as the model was trained then."""
-    first: list[int] = tokenizer("")["input_ids"][:1]
-    return first if first == [tokenizer.bos_token_id] else []

@@ -13,6 +13,7 @@ import transformers
 
 from ensemble import __version__
 from ensemble.checkpoints.folder import find_weight_files
+from ensemble.checkpoints.resolve import CONVERSION_VERSION
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -86,6 +87,7 @@ def read_versions() -> dict[str, str]:
     """Name what the weights' bytes depend on beside their inputs."""
     return {
         "ensemble": __version__,
+        "gguf_conversion": str(CONVERSION_VERSION),
         "python": platform.python_version(),
         "safetensors": safetensors.__version__,
         "torch": str(torch.__version__),

@@ -11,6 +11,7 @@ import torch
 
 from ensemble.checkpoints import load_checkpoint
 from ensemble.checkpoints.progress import OnPhase, ignore_phase
+from ensemble.checkpoints.tokenizer import find_bos
 from ensemble.engines.block_pool import BLOCK_TOKENS
 from ensemble.engines.forward_passes import ForwardPasses, Segment
 from ensemble.engines.model_loading import choose_device
@@ -40,10 +41,8 @@ class TextReader:
         self.num_tokens = cast("nn.Embedding", loaded.model.get_input_embeddings()).weight.shape[0]
         text_config = loaded.model.config.get_text_config()
         self.max_context: int = getattr(text_config, "max_position_embeddings", None) or 2**20
-        first: list[int] = self.tokenizer("")["input_ids"][:1]
-        bos = [self.tokenizer.bos_token_id]
-        self.bos: tuple[int, ...] = tuple(bos) if add_bos or first == bos else ()
-        """What texts begin with: where the tokenizer itself puts a BOS token, the model was trained with it."""
+        self.bos: tuple[int, ...] = (self.tokenizer.bos_token_id,) if add_bos else find_bos(self.tokenizer)
+        """What texts begin with."""
         self._passes = ForwardPasses(loaded.model)
         self._kept: dict[tuple[int, ...], torch.Tensor] = {}
         self._num_free_bytes = keep_bytes

@@ -77,8 +77,8 @@ def save(model: PreTrainedModel, folder: Path) -> str:
     return str(folder)
 
 
-def write_tiny_gguf(path: Path) -> Path:
-    """Write a random one-layer Llama with a byte-pair tokenizer as GGUF."""
+def write_tiny_gguf(path: Path, *, add_bos: bool | None = None) -> Path:
+    """Write a random one-layer Llama with a byte-pair tokenizer as GGUF; it may say whether texts begin with BOS."""
     letters = [chr(code) for code in range(33, 127)] + ["Ġ"]
     tokens = ["<unk>", "<s>", "</s>", *letters, "th", "the"]
     writer = gguf.GGUFWriter(path, "llama")
@@ -99,6 +99,8 @@ def write_tiny_gguf(path: Path) -> Path:
     writer.add_bos_token_id(1)
     writer.add_eos_token_id(2)
     writer.add_unk_token_id(0)
+    if add_bos is not None:
+        writer.add_add_bos_token(add_bos)
     _add_random_tensors(writer, num_tokens=len(tokens))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()

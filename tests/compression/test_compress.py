@@ -93,7 +93,8 @@ def test_steps_are_taken_in_order_and_recorded(tmp_path: Path) -> None:
     assert record["recipe"]["steps"][0]["num_layers"] == 1
     assert report.perplexity_after is not None
     assert record["perplexity_after"] == report.perplexity_after > 1.0
-    assert set(record["versions"]) == {"ensemble", "python", "safetensors", "torch", "transformers"}
+    libraries = {"python", "safetensors", "torch", "transformers"}
+    assert set(record["versions"]) == {"ensemble", "gguf_conversion", *libraries}
 
 
 @pytest.mark.parametrize("steps", [(PRUNE,), (INT8,), (PRUNE, INT8)])
