@@ -35,15 +35,12 @@ class DecoderStream:
         last = self.layers[index].last(part)
         outputs_WTD = torch.empty_like(self.stream_WTD)
         seen: list[Tensor] = []
-        hook = last.register_forward_pre_hook(lambda _linear, args: seen.append(args[0][0]))
-        try:
+        with last.register_forward_pre_hook(lambda _linear, args: seen.append(args[0][0])):
             for window, stream_TD in enumerate(self.stream_WTD):
                 outputs_WTD[window] = self._compute(index, part, stream_TD[None])[0]
                 input_TI = seen.pop()
                 if inputs_WTI is not None:
                     inputs_WTI[window] = input_TI
-        finally:
-            hook.remove()
         return outputs_WTD
 
     @torch.inference_mode()

@@ -5,12 +5,14 @@ Axes: B a batch of one, W windows, T tokens, R rows (tokens), D hidden width, I 
 
 from __future__ import annotations
 
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
 from torch import nn
 
+from ensemble.compression.activations import read_windows
 from ensemble.compression.decoder_layers import find_decoder_layers
 from ensemble.errors import ConfigError
 
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from torch import Tensor
+    from torch.utils.hooks import RemovableHandle
     from transformers import PreTrainedModel
 
     from ensemble.checkpoints.progress import OnPhase
@@ -72,7 +75,7 @@ class WalkedLayer:
         measured: dict[str, MeasuredInput] = {}
         last: list[Any] = [None, ""]
 
-        def watch(name: str, layer: nn.Linear) -> Any:
+        def watch(name: str, layer: nn.Linear) -> RemovableHandle:
             def add(_layer: nn.Module, args: tuple[Any, ...]) -> None:
                 if args[0] is last[0]:
                     # Query, key and value, say: who shares an input with one window does so with every one.
@@ -87,12 +90,10 @@ class WalkedLayer:
 
             return layer.register_forward_pre_hook(add)
 
-        hooks = [watch(name, layer) for name, layer in self.pick(names).items()]
-        try:
+        with ExitStack() as hooks:
+            for name, layer in self.pick(names).items():
+                hooks.enter_context(watch(name, layer))
             self.run()
-        finally:
-            for hook in hooks:
-                hook.remove()
         for name, one in measured.items():
             if not torch.isfinite(one.gram_II).all():
                 raise ConfigError(
@@ -128,11 +129,7 @@ def record_calls(
         calls.append((args[1:], {name: value for name, value in kwargs.items() if name != "hidden_states"}))
 
     hooks = [layer.register_forward_pre_hook(record, with_kwargs=True) for layer in layers]
-    try:
-        model.model(tokens_T[None], use_cache=False)
-    finally:
-        for hook in hooks:
-            hook.remove()
+    read_windows(model, tokens_T[None], hooks)
     return calls
 
 
@@ -144,11 +141,6 @@ def take_inputs(model: PreTrainedModel, first: nn.Module, tokens_T: Tensor) -> T
         taken.append(args[0] if args else kwargs["hidden_states"])
         raise _InputsTakenError
 
-    hook = first.register_forward_pre_hook(take, with_kwargs=True)
-    try:
-        model.model(tokens_T[None], use_cache=False)
-    except _InputsTakenError:
-        pass
-    finally:
-        hook.remove()
+    with suppress(_InputsTakenError):
+        read_windows(model, tokens_T[None], [first.register_forward_pre_hook(take, with_kwargs=True)])
     return taken[0]

@@ -13,12 +13,14 @@ from torch import nn
 from torch.nn import functional
 
 from ensemble.checkpoints.progress import OnPhase, ignore_phase
+from ensemble.compression.activations import read_windows
 from ensemble.compression.decoder_layers import find_decoder_layers, keep_decoder_layers
 from ensemble.compression.step import MAX_WINDOWS, MAX_WINDOWS_DESCRIPTION, Step, StepContext, StepResult
 from ensemble.errors import ConfigError
 
 if TYPE_CHECKING:
     from torch import Tensor
+    from torch.utils.hooks import RemovableHandle
     from transformers import PreTrainedModel
 
 
@@ -66,7 +68,7 @@ def measure_influences(model: PreTrainedModel, windows_WT: Tensor, *, on_phase: 
     layers = find_decoder_layers(model, "prune_layers")
     similarity_sums = [0.0] * len(layers)
 
-    def watch(index: int, layer: nn.Module) -> Any:
+    def watch(index: int, layer: nn.Module) -> RemovableHandle:
         def add(_layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
             before_TD = args[0] if args else kwargs["hidden_states"]
             after_TD = output[0] if isinstance(output, tuple) else output
@@ -76,11 +78,5 @@ def measure_influences(model: PreTrainedModel, windows_WT: Tensor, *, on_phase: 
         return layer.register_forward_hook(add, with_kwargs=True)
 
     hooks = [watch(index, layer) for index, layer in enumerate(layers)]
-    try:
-        for done, tokens_T in enumerate(windows_WT):
-            on_phase("measure influence", done / len(windows_WT))
-            model.model(tokens_T[None], use_cache=False)
-    finally:
-        for hook in hooks:
-            hook.remove()
+    read_windows(model, windows_WT, hooks, phase="measure influence", on_phase=on_phase)
     return [1.0 - total / windows_WT.numel() for total in similarity_sums]
