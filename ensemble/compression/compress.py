@@ -65,8 +65,9 @@ def make_variants(
 ) -> tuple[CompressionReport, ...]:
     """Take each recipe's steps in order and write each result as a whole folder or not at all.
 
-    The same source, recipe and texts give the same bytes, times apart. What a killed run had finished is taken up
-    again, and an output that is there already, made in just this way, stays as it is.
+    The same source, recipe and texts give the same bytes, times apart, on the same kind of machine with as many of
+    torch's threads. What a killed run with so many had finished is taken up again, and an output that is there already,
+    made of the same, stays as it is.
 
     Raises:
         ConfigError: an output is something else, or a recipe, the source or a text cannot be used, or a disk is full;

@@ -84,7 +84,7 @@ def count_weight_bytes(folder: Path) -> int:
 
 
 def read_versions() -> dict[str, str]:
-    """Name what the weights' bytes depend on beside their inputs."""
+    """Name the code that has a part in making and measuring variants."""
     return {
         "ensemble": __version__,
         "gguf_conversion": str(CONVERSION_VERSION),
@@ -93,3 +93,11 @@ def read_versions() -> dict[str, str]:
         "torch": str(torch.__version__),
         "transformers": transformers.__version__,
     }
+
+
+def read_circumstances() -> dict[str, str]:
+    """Name what a variant's bytes depend on beside its inputs and the kind of machine.
+
+    Threads are among it: torch may split a large sum among them, which is rounded otherwise then.
+    """
+    return {**read_versions(), "threads": str(torch.get_num_threads())}

@@ -22,8 +22,8 @@ from ensemble.compression.recipe import Recipe
 from ensemble.compression.record import (
     CompressionReport,
     count_weight_bytes,
+    read_circumstances,
     read_report,
-    read_versions,
     write_record,
 )
 from ensemble.compression.source import Source
@@ -63,7 +63,7 @@ class VariantRun:
             "recipe": self.recipe.model_dump(mode="json"),
             "files": [step.digest_files() for step in self.recipe.steps],
             "calibration": self.text.digest,
-            "versions": read_versions(),
+            "versions": read_circumstances(),
         }
 
     def find_made(self) -> CompressionReport | None:
@@ -141,7 +141,7 @@ class VariantRun:
                 perplexity_after=after,
                 calibration=self.text.describe(),
                 calibration_digest=self.text.digest,
-                versions=read_versions(),
+                versions=read_circumstances(),
                 seconds={"steps": seconds},
             )
             write_record(partial, report)

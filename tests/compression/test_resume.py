@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
+import torch
 
 from ensemble.compression.compress import compress
 from ensemble.compression.recipe import Recipe
@@ -77,3 +78,20 @@ def test_what_was_kept_of_a_source_with_another_chat_template_is_not_taken_up(
 
     assert taken == ["prune_layers"]
     assert (tmp_path / "out" / "chat_template.jinja").read_text() == template
+
+
+def test_what_was_kept_under_another_number_of_threads_is_not_taken_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = save(build_llama(), tmp_path / "source")
+    with monkeypatch.context() as patched:
+        patched.setattr(QuantizeInt8, "take", end)
+        patched.setattr(torch, "get_num_threads", lambda: 1000)
+        with pytest.raises(KeyboardInterrupt):
+            compress(source, RECIPE, tmp_path / "out", cache_dir=tmp_path / "cache")
+    taken = note_layers_pruned(monkeypatch)
+
+    report = compress(source, RECIPE, tmp_path / "out", cache_dir=tmp_path / "cache")
+
+    assert taken == ["prune_layers"]
+    assert report.versions["threads"] == str(torch.get_num_threads())
