@@ -53,7 +53,8 @@ def list_all(
         return
     console = stdout_console()
     if not found:
-        console.print(f"{opened.root} has no models; `ensemble compress SOURCE store:NAME` makes one", markup=False)
+        remedy = "`ensemble models add CHECKPOINT NAME` stores one, and `ensemble compress` makes smaller ones"
+        console.print(f"{opened.root} has no models; {remedy}", markup=False, soft_wrap=True)
         return
     console.print(_draw(found))
     for one in found:
@@ -92,7 +93,7 @@ def remove(context: typer.Context, name: Annotated[str, typer.Argument(help="As 
     """Take a name away; its checkpoint stays until `ensemble models prune`."""
     store, plain_name = _place(context, name)
     removed = store.remove(plain_name)
-    typer.echo(f"store:{removed.name} was {removed.digest}")
+    typer.echo(f"store:{removed.name} was {removed.digest}, which stays until `ensemble models prune`")
 
 
 @models.command()
@@ -110,11 +111,14 @@ def prune(
 ) -> None:
     """Take away checkpoints that no name leads to, and what interrupted writers left."""
     store: CheckpointStore = context.obj
-    num_bytes = 0
-    for name, freed_bytes in store.prune(grace_s=older_than_min * 60):
+    freed: list[int] = []
+    for name, num_bytes in store.prune(grace_s=older_than_min * 60):
         typer.echo(f"removed {name}")
-        num_bytes += freed_bytes
-    typer.echo(f"{num_bytes / MIB:.0f} MiB are free again")
+        freed.append(num_bytes)
+    if freed:
+        typer.echo(f"{sum(freed) / MIB:.0f} MiB are free again")
+    else:
+        typer.echo(f"nothing is removed; what was written within the last {older_than_min:g} min stays")
 
 
 def _place(context: typer.Context, name: str) -> tuple[CheckpointStore, str]:

@@ -48,8 +48,11 @@ def test_what_is_added_is_listed_until_it_is_removed(checkpoint: str) -> None:
     assert table[0].split() == ["name", "family", "source", "steps", "digest", "MiB", "perplexity", "evaluated"]
     assert table[1].split()[:2] == ["tiny", "tiny-llama"]
     assert run("digest", "store:tiny").stdout == f"{digest}\n"
-    assert run("models", "remove", "tiny").exit_code == 0
+    removed = run("models", "remove", "tiny")
+    assert removed.stdout == f"store:tiny was {digest}, which stays until `ensemble models prune`\n"
     assert listed() == []
+    kept = run("models", "prune").stdout
+    assert kept == "nothing is removed; what was written within the last 60 min stays\n"
     assert "removed sha256-" in run("models", "prune", "--older-than-min", "0").stdout
     assert run("models", "add", f"store:{digest}", "again").exit_code == 2
 
