@@ -200,10 +200,17 @@ def _runner(task: AdjustTask, trials: TrialStore, address: str, *, on_phase: OnP
     from ensemble.serving.trial_pool import RayTrials  # noqa: PLC0415
 
     names = task.trial.calibration_texts
+    sought = replace(task.choosing, source=name_from_anywhere(task.trial.source))
     texts = [one.text for one in load_calibration_sources(names)] if names else []
     with ExitStack() as stack:
         stack.enter_context(ray_cluster(address))
-        yield stack.enter_context(RayTrials(task.choosing, texts, has_gpus=task.trial.setup.device == "cuda"))
+        yield stack.enter_context(RayTrials(sought, texts, has_gpus=task.trial.setup.device == "cuda"))
+
+
+def name_from_anywhere(source: str) -> str:
+    """Write a path from the root on: a cluster's processes stand in folders of its own; other references stay."""
+    path = Path(source).expanduser()
+    return str(path.absolute()) if path.exists() else source
 
 
 def _tell_trials(task: AdjustTask, console: Console) -> OnTrial:

@@ -13,6 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 from ensemble.checkpoints import load_checkpoint
+from ensemble.cli.adjust import name_from_anywhere
 from ensemble.cli.entry import app
 from ensemble.variants.trial_store import TrialStore
 from tests.checkpoints.tiny_models import build_llama, save
@@ -174,6 +175,19 @@ def test_a_second_search_in_one_folder_is_refused_at_once(
     assert not chosen.exists()
     with first.held():
         pass
+
+
+@pytest.mark.parametrize(
+    ("source", "named"),
+    [("tiny", "{here}/tiny"), ("./tiny", "{here}/tiny"), ("org/name", "org/name"), ("store:a@/b", "store:a@/b")],
+)
+def test_a_cluster_is_told_where_a_path_leads(
+    source: str, named: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "tiny").mkdir()
+    monkeypatch.chdir(tmp_path)
+
+    assert name_from_anywhere(source) == named.format(here=tmp_path)
 
 
 def test_a_limit_that_nothing_keeps_is_told_with_the_nearest_and_reported(source: str, tmp_path: Path) -> None:
