@@ -19,6 +19,7 @@ from ensemble.variants.measure_speed import SpeedTask
 from ensemble.voting.ballot import Ballot, Vote
 from tests.engines.embedded_runs import running
 from tests.engines.tiny_checkpoints import save_random_llama
+from tests.engines.vllm_runs import HEAD_DIM, NEEDS_VLLM, START_TIMEOUT
 from tests.variants.test_measure_items import ITEMS
 
 SETUP = EngineSetup(device="cpu", threads=1, max_context=256)
@@ -114,3 +115,19 @@ def test_one_that_was_not_started_says_so(tmp_path: Path) -> None:
 
     with pytest.raises(MemberUnavailableError, match="not started"):
         EngineProcess(order).resident_bytes()
+
+
+@NEEDS_VLLM
+@START_TIMEOUT
+@pytest.mark.vllm
+def test_an_engine_on_vllm_is_asked_and_measured_in_a_process_too(tmp_path: Path) -> None:
+    checkpoint, setup = save_random_llama(tmp_path, head_dim=HEAD_DIM), replace(SETUP, engine="vllm")
+    order = EngineOrder(name="m", checkpoint=checkpoint, is_classifier=False, setup=setup)
+
+    with EngineProcess(order) as process:
+        process.start()
+        votes = process.ask(ITEMS)
+        measured = process.measure_round(TASK)
+
+    assert [isinstance(vote, Ballot) for vote in votes] == [True] * len(ITEMS)
+    assert set(measured.pace_by_task) == {("prefill", 1), ("decode", 1), ("prefill", 3), ("decode", 3)}
