@@ -169,7 +169,7 @@ def _resident_bytes(served: psutil.Process, member: str) -> int:
     replicas = [
         process
         for process in served.children(recursive=True)
-        if member_deployment(member) in " ".join(process.cmdline()).split(":")
+        if " ".join(process.cmdline()).strip().endswith(f":{member_deployment(member)}")
     ]
     if not replicas:
         raise SystemExit(f"no process of member {member} was found")
