@@ -62,14 +62,14 @@ def main() -> None:
             calibration=arguments.calibration,
             on_progress=on_progress,
         )
+    perplexity_by_name = {"original": reports[0].perplexity_before}
     for name, report in zip(recipe_by_name, reports, strict=True):
         print(f"{name}: {describe_report(report)}; seconds of the steps: {report.seconds['steps']}")
-    perplexity_by_name = {
-        name: report.perplexity_after or 0.0 for name, report in zip(recipe_by_name, reports, strict=True)
-    }
-    below = 1.0 - perplexity_by_name["distilled"] / perplexity_by_name["cut"]
-    described = " ".join(f"{name}={value:.2f}" for name, value in perplexity_by_name.items())
-    print(f"RESULT repair original={reports[0].perplexity_before:.2f} {described} below_cut={below:.3f}")
+        perplexity_by_name[name] = report.perplexity_after
+    told = {name: value for name, value in perplexity_by_name.items() if value is not None}
+    below = 1.0 - told["distilled"] / told["cut"]
+    described = " ".join(f"{name}={value:.2f}" for name, value in told.items())
+    print(f"RESULT repair {described} below_cut={below:.3f}")
 
 
 if __name__ == "__main__":

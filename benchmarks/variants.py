@@ -3,14 +3,14 @@
 Makes the variants by the recipes given, or takes them from the cache folder where an earlier run left them. Each model
 runs in a process of its own; all take turns, so that what else the machine does meets them alike. A speed-up is the
 ratio to the original in the same round, and the median of the rounds is told; perplexities are of held-out text, read
-by the engine's own passes. One line a dtype and variant:
+by the engine's own passes. One line a variant:
 
-    RESULT variants name=... dtype=... decode_speedup=... ppl_ratio=...
+    RESULT variants name=... decode_speedup=... ppl_ratio=...
 
-By the dtype float32 the original is what lies on disk; by auto a CPU that multiplies bfloat16 natively does so with its
-weights, which halves what it reads. `decode_speedup` is one request's alone; the further keys are the same by
-processor time, which a busy machine disturbs less, with 16 requests at once, of reading prompts, the lowest and highest
-round, the perplexity ratio's 95 % interval, and the weights' memory.
+`decode_speedup` is one request's alone; the further keys are the same by processor time, which a busy machine disturbs
+less, with 16 requests at once, of reading prompts, the lowest and highest round, the perplexity ratio's 95 % interval,
+and the weights' memory. All is in float32, as the original lies on disk. Keys that begin with `auto_` are of the dtype
+auto, by which a CPU that multiplies bfloat16 natively does so with the original's weights and reads half of the bytes.
 """
 
 from __future__ import annotations
@@ -91,10 +91,9 @@ def compare(arguments: argparse.Namespace, variants: list[Candidate], dtype: Dty
     return compare_variants(task).variants
 
 
-def describe_variant(figures: VariantFigures, dtype: DtypeName) -> str:
-    """Make the line of a variant."""
-    described = {"name": figures.name, "dtype": dtype}
-    described |= _describe_speed(figures, "decode", 1, "decode_speedup")
+def describe_variant(figures: VariantFigures) -> dict[str, str]:
+    """Name what was measured of a variant in one dtype."""
+    described = _describe_speed(figures, "decode", 1, "decode_speedup")
     if figures.beside is not None:
         ratio = figures.beside.perplexity_ratio
         described["ppl_ratio"] = f"{ratio.value:.4f}"
@@ -109,7 +108,7 @@ def describe_variant(figures: VariantFigures, dtype: DtypeName) -> str:
     described |= _describe_speed(figures, "prefill", 1, "prefill_speedup")
     described |= _describe_speed(figures, "prefill", 16, "prefill_speedup_16")
     described["weight_mib"] = f"{figures.sizes.weight_bytes / 2**20:.0f}"
-    return "RESULT variants " + " ".join(f"{key}={value}" for key, value in described.items())
+    return described
 
 
 def _describe_speed(figures: VariantFigures, phase: Phase, batch: int, key: str) -> dict[str, str]:
@@ -121,19 +120,24 @@ def _describe_speed(figures: VariantFigures, phase: Phase, batch: int, key: str)
 
 
 def main() -> None:
-    """Print a line for the original and a result for each variant, by each dtype."""
+    """Print a line for the original in each dtype, and a result for each variant."""
     arguments = _parse_arguments()
     arguments.source = arguments.source or _packaged_smollm2()
     made = make_variants(arguments)
-    for dtype in arguments.dtype or DTYPES:
+    described_by_name: dict[str, dict[str, str]] = {variant.name: {} for variant in made}
+    for number, dtype in enumerate(arguments.dtype or DTYPES):
         original, *variants = compare(arguments, made, dtype)
         paces = ", ".join(f"{one.phase} {one.batch}: {one.tokens_per_s.value:.1f}" for one in original.speeds)
         perplexity = f"perplexity {original.text.perplexity}" if original.text else ""
-        print(f"original ({dtype}): tokens/s {paces}; {perplexity}")
+        print(f"original ({dtype}): tokens/s {paces}; {perplexity}", flush=True)
+        prefix = f"{dtype}_" if number else ""
         for figures in variants:
             for problem in figures.missing:
-                print(f"{figures.name}: {problem}")
-            print(describe_variant(figures, dtype), flush=True)
+                print(f"{figures.name} ({dtype}): {problem}")
+            described = describe_variant(figures)
+            described_by_name[figures.name] |= {f"{prefix}{key}": value for key, value in described.items()}
+    for name, described in described_by_name.items():
+        print(f"RESULT variants name={name} " + " ".join(f"{key}={value}" for key, value in described.items()))
 
 
 if __name__ == "__main__":
