@@ -17,7 +17,7 @@ from ensemble.variants.engine_process import EngineOrder, EngineProcess
 from ensemble.variants.figures import ComparisonFigures
 from ensemble.variants.findings import Findings, build_figures
 from ensemble.variants.lineage import Candidate, Family
-from ensemble.variants.text_reader import KEPT_BYTES, TextReader
+from ensemble.variants.text_reader import KEPT_BYTES, TextReader, reading_threads
 from ensemble.variants.text_reading import measure_decoding_drift, read_text
 from ensemble.variants.turns import find_early_ends, take_turns
 from ensemble.voting.ballot import Abstention
@@ -35,7 +35,8 @@ def compare_variants(task: CompareTask, *, on_phase: OnPhase = ignore_phase) -> 
     findings = {member.name: Findings() for family in task.families for member in family.members}
     for family in task.families:
         run = _FamilyRun(family=family, task=task, findings=findings, on_phase=on_phase)
-        run.read_texts()
+        with reading_threads(task.setup):
+            run.read_texts()
         run.run_engines()
     return build_figures(
         task, findings, on_panel=lambda done, total: on_phase("panels", done / total if total else 0.0)

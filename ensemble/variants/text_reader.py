@@ -5,6 +5,7 @@ Axes: T tokens, V vocabulary.
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Self, cast
 
 import torch
@@ -20,6 +21,8 @@ from ensemble.errors import CheckpointError
 from ensemble.variants.engine_setup import EngineSetup
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from torch import nn
 
     from ensemble.checkpoints import LoadedCheckpoint
@@ -56,14 +59,12 @@ class TextReader:
         keep_bytes: int = 0,
         on_phase: OnPhase = ignore_phase,
     ) -> Self:
-        """Load a checkpoint as the embedded engine does, whichever engine the setup names.
+        """Load a checkpoint as the embedded engine does, whichever engine the setup names; see ``reading_threads``.
 
         Raises:
             CheckpointError: it is missing, damaged, a classifier, or of a kind that the embedded engine cannot run.
             ConfigError: the machine lacks the device.
         """
-        if setup.threads:
-            torch.set_num_threads(setup.threads)
         device = choose_device(setup.device)
         precision = Precision.choose(setup.dtype, device)
         loaded = load_checkpoint(
@@ -105,3 +106,14 @@ class TextReader:
             for start in range(0, len(tokens), PIECE_TOKENS)
         ]
         return torch.cat(pieces).log_softmax(dim=-1)
+
+
+@contextmanager
+def reading_threads(setup: EngineSetup) -> Iterator[None]:
+    """Let torch have the setup's threads here, and as many as before afterwards: a compression's bytes hang on them."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(setup.threads or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

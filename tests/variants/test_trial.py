@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import math
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from ensemble.calibration.items import LabelledItem
 from ensemble.compression import variant_run
@@ -27,6 +30,14 @@ ITEMS = tuple(
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> str:
     return save(build_llama(), tmp_path_factory.mktemp("models") / "tiny")
+
+
+@pytest.fixture
+def two_threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
 
 
 def prepare(source: str, tmp_path: Path) -> TrialTask:
@@ -97,3 +108,17 @@ def test_figures_depend_on_all_that_they_are_kept_by(source: str, tmp_path: Path
 
     assert len(set(facts)) == len(facts)
     assert task.facts() == replace(task, setup=replace(task.setup, cache_dir=tmp_path / "elsewhere")).facts()
+
+
+@pytest.mark.usefixtures("two_threads")
+def test_a_trial_is_made_with_as_many_threads_whatever_was_measured_before_it(source: str, tmp_path: Path) -> None:
+    task = prepare(source, tmp_path)
+    task = replace(task, speed=None, text=replace(task.text, passages=task.text.passages[:2]))
+    outputs = [tmp_path / name for name in ("first", "second")]
+
+    for number, output in enumerate(outputs):
+        run_trial(task, drop_layers(number + 1), output)
+
+    records = [json.loads((output / "compression.json").read_text("utf-8")) for output in outputs]
+    assert [record["versions"]["threads"] for record in records] == ["2", "2"]
+    assert torch.get_num_threads() == 2
