@@ -104,13 +104,14 @@ class CheckpointStore:
             raise CheckpointError(where, problem, "name the checkpoint again with --replace") from error
 
     def look_up_digest(self, digest: str) -> StoredName | None:
-        """Say what was said of a checkpoint when it was first named; None where no name leads to it.
-
-        Raises:
-            CheckpointError: a name is damaged.
-        """
-        found = [stored for stored in self._look_up_all() if stored.digest == digest]
-        return min(found, key=lambda stored: stored.stored_at, default=None)
+        """Say what was said of a checkpoint when it was first named; None where no name leads to it."""
+        found: list[StoredName] = []
+        for name in self.names():
+            # One that is damaged, or was taken away meanwhile, says nothing about any checkpoint.
+            with suppress(CheckpointError):
+                found.append(self.look_up(name))
+        leading = [stored for stored in found if stored.digest == digest]
+        return min(leading, key=lambda stored: stored.stored_at, default=None)
 
     def find(self, reference: StoreReference) -> StoreObject:
         """Give the object that a reference means; it may be damaged or gone.

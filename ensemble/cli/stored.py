@@ -48,7 +48,12 @@ def parse_target(reference: str) -> StoreReference:
 
 
 def family_of(source: str) -> str:
-    """Name the family of what is made from a checkpoint: a stored one's own, else by its file, folder or repository."""
+    """Name the family of what is made from a checkpoint: a stored one's own, else by its file, folder or repository.
+
+    Raises:
+        CheckpointError: the store has no such name, or what it means cannot be read.
+        ConfigError: the store cannot be reached.
+    """
     if source.startswith(STORE_PREFIX):
         return _family_of_stored(parse_stored(source, url=store_url()))
     last = re.split(r"[/\\:]", source.partition("@")[0].rstrip("/\\"))[-1]
@@ -59,10 +64,7 @@ def family_of(source: str) -> str:
 def _family_of_stored(stored: StoreReference) -> str:
     if stored.name:
         return _open(stored).look_up(stored.name).family
-    found = None
-    # This machine may have a copy of a checkpoint whose store is out of reach.
-    with suppress(ConfigError):
-        found = _open(stored).look_up_digest(stored.digest)
+    found = _open(stored).look_up_digest(stored.digest)
     # What is made from it is a family at least.
     return found.family if found else stored.digest.replace(":", "-")[:_DIGEST_CHARACTERS]
 

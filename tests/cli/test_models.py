@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from typer.testing import CliRunner, Result
 from ensemble.checkpoints.digest import compute_digest
 from ensemble.cli.entry import app
 from ensemble.cli.stored import family_of
+from ensemble.errors import ConfigError
 from tests.checkpoints.tiny_models import build_llama, save
 
 RECIPES = Path(__file__).parents[2] / "deploy" / "recipes"
@@ -212,15 +214,31 @@ def test_the_family_of_a_digest_is_that_of_the_first_name_that_leads_to_it(check
     assert {one["name"]: one["family"] for one in listed()} == {"second": "first", "first": "later", "int8": "first"}
 
 
-def test_what_no_name_leads_to_is_a_family_of_its_own(checkpoint: str, tmp_path: Path) -> None:
+def test_what_no_name_leads_to_is_a_family_of_its_own(checkpoint: str) -> None:
     digest = compute_digest(checkpoint)
     run("models", "add", checkpoint, "gone")
     run("models", "remove", "gone")
+
+    assert family_of(f"store:{digest}") == f"sha256-{digest.removeprefix('sha256:')[:12]}"
+
+
+def test_a_damaged_name_says_nothing_about_another_checkpoint(checkpoint: str, tmp_path: Path) -> None:
+    digest = compute_digest(checkpoint)
+    run("models", "add", checkpoint, "tiny", "--family", "llamas")
+    (tmp_path / "store" / "names" / "damaged.json").write_text("{", "utf-8")
+
+    assert family_of(f"store:{digest}") == "llamas"
+
+
+@pytest.mark.parametrize("out_of_reach", ["nosuch://x", "{folder}/a file"])
+def test_a_store_that_cannot_be_reached_is_told_and_makes_no_family(
+    out_of_reach: str, checkpoint: str, tmp_path: Path
+) -> None:
     (tmp_path / "a file").write_text("no store", "utf-8")
+    url = out_of_reach.format(folder=tmp_path)
 
-    families = {family_of(f"store:{digest}{at}") for at in ("", f"@{tmp_path}/a file", "@nosuch://x")}
-
-    assert families == {f"sha256-{digest.removeprefix('sha256:')[:12]}"}
+    with pytest.raises(ConfigError, match=re.escape(url)):
+        family_of(f"store:{compute_digest(checkpoint)}@{url}")
 
 
 def test_a_comparison_is_kept_beside_the_stored_variant(checkpoint: str) -> None:
