@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ensemble.checkpoints.content import PREFIX, digest_folder
+from ensemble.checkpoints.content import digest_folder
 from ensemble.checkpoints.folder import check_folder
 from ensemble.checkpoints.load import DTYPES, build_empty_model, load_checkpoint, names_classifier
-from ensemble.checkpoints.progress import OnPhase, ignore_phase
+from ensemble.checkpoints.progress import OnPhase
 from ensemble.checkpoints.resolve import resolve_checkpoint
 from ensemble.checkpoints.tokenizer import load_tokenizer
 from ensemble.compression.record import RECORD_NAME
@@ -30,6 +29,7 @@ class Source:
     folder: Path
     config: dict[str, Any]
     digest: str
+    """Over all that decides what it says."""
     tokenizer: PreTrainedTokenizerFast
 
     @property
@@ -90,18 +90,6 @@ def open_source(reference: str, *, cache_dir: Path, allow_compressed: bool, on_p
         reference=reference,
         folder=folder,
         config=config,
-        digest=read_source_digest(folder, on_phase=on_phase),
+        digest=digest_folder(folder, on_phase=on_phase),
         tokenizer=load_tokenizer(folder),
     )
-
-
-def read_source_digest(folder: Path, *, on_phase: OnPhase = ignore_phase) -> str:
-    """Give the digest of the GGUF file that a converted folder came from, or else of all that decides what it says.
-
-    Raises:
-        CheckpointError: it has no weights, or pickled ones, or a file cannot be read.
-    """
-    origin = folder / "origin.json"
-    if origin.is_file():
-        return f"{PREFIX}{json.loads(origin.read_text('utf-8'))['sha256']}"
-    return digest_folder(folder, on_phase=on_phase)

@@ -10,12 +10,12 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ensemble.checkpoints import DEFAULT_CACHE_DIR, resolve_checkpoint
+from ensemble.checkpoints.content import digest_folder
 from ensemble.checkpoints.folder import read_config
 from ensemble.checkpoints.load import names_classifier
 from ensemble.checkpoints.progress import OnPhase, ignore_phase
 from ensemble.checkpoints.reference import STORE_PREFIX, parse_stored
 from ensemble.compression.record import RECORD_NAME
-from ensemble.compression.source import read_source_digest
 from ensemble.errors import CheckpointError, ConfigError
 
 DIGEST_CHARACTERS = len("sha256:") + 12
@@ -91,7 +91,7 @@ def load_candidate(
         name=name or _name_of(reference),
         reference=reference,
         folder=folder,
-        digest=read_source_digest(folder),
+        digest=digest_folder(folder),
         facts=_read_facts(folder),
     )
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ensemble.compression.source import read_source_digest
+from ensemble.checkpoints.content import digest_folder
 from tests.checkpoints.tiny_models import build_llama, save
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def save_variant(
 def write_record(folder: Path, source: str, *, text_digests: Sequence[str] = (), **more: Any) -> None:
     record = {
         "source": source,
-        "source_digest": read_source_digest(Path(source)),
+        "source_digest": digest_folder(Path(source)),
         "calibration": {"texts": [{"name": "a text", "digest": digest} for digest in text_digests]},
         "steps": [{"type": "prune_width"}, {"type": "quantize_int8"}],
         **more,
