@@ -190,20 +190,30 @@ class CheckpointStore:
                 yield name, num_bytes
 
     def _prune_one(self, name: str, grace_s: float) -> int | None:
-        """Take one away and give its bytes; None where somebody wants it."""
+        """Take one away and give its bytes; None where somebody wants it, or has taken it or part of it meanwhile."""
+        try:
+            with self._held_if_free(name) as is_held:
+                # A look at its time is cheap, and behind a URL one at all names is not.
+                if is_held and _find_old(self._objects.child(name), grace_s) is not None:
+                    return self._prune_held(name, grace_s)
+        except ConfigError as error:
+            if not isinstance(error.__cause__, FileNotFoundError):
+                raise
+        return None
+
+    def _prune_held(self, name: str, grace_s: float) -> int | None:
         place, digest = self._objects.child(name), digest_of(name)
-        with self._held_if_free(name) as is_held:
-            # Whoever stores makes its time new and then writes a name: seen in this order, one of them shows.
-            if not is_held or digest in self._find_digests():
-                return None
-            num_bytes, changed_at = _measure(place)
-            if time.time() - changed_at < grace_s:
-                return None
-            if digest is None:
-                place.remove()
-            else:
-                self.object(digest).remove()
-            return num_bytes
+        # Whoever stores makes its time new and then writes a name: seen in this order, one of them shows.
+        if digest in self._find_digests():
+            return None
+        num_bytes = _find_old(place, grace_s)
+        if num_bytes is None:
+            return None
+        if digest is None:
+            place.remove()
+        else:
+            self.object(digest).remove()
+        return num_bytes
 
     @contextmanager
     def _held_if_free(self, name: str) -> Iterator[bool]:
@@ -222,7 +232,7 @@ class CheckpointStore:
         for name in self.names():
             try:
                 yield self.look_up(name)
-            except CheckpointError:
+            except ConfigError:
                 # It may have been taken away meanwhile.
                 if self._name(name).exists():
                     raise
@@ -250,11 +260,11 @@ class CheckpointStore:
         return self.root.child("names")
 
 
-def _measure(place: Location) -> tuple[int, float]:
-    """Give the bytes in a folder of files, or of a file, and when it was changed last."""
+def _find_old(place: Location, grace_s: float) -> int | None:
+    """Give the bytes in a folder of files, or of a file; None where one was written within so many seconds."""
     files = [place.child(name) for name in place.names()] if place.is_folder() else [place]
-    num_bytes = sum(file.size_bytes() for file in files)
-    return num_bytes, max(file.changed_at() for file in files) if files else _folder_changed_at(place)
+    changed_at = max(file.changed_at() for file in files) if files else _folder_changed_at(place)
+    return None if time.time() - changed_at < grace_s else sum(file.size_bytes() for file in files)
 
 
 def _folder_changed_at(folder: Location) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -10,9 +11,11 @@ from pathlib import Path
 import pytest
 
 from ensemble.checkpoints.content import find_content
-from ensemble.checkpoints.store import CheckpointStore
+from ensemble.checkpoints.store import CheckpointStore, StoredName
 from ensemble.checkpoints.store_listing import list_models
+from ensemble.checkpoints.store_manifest import MANIFEST
 from ensemble.errors import CheckpointError
+from ensemble.files.location import Location
 from tests.checkpoints.stores import KINDS, object_files, put, save_checkpoint, url_of
 
 
@@ -140,6 +143,52 @@ def test_what_is_taken_away_while_it_is_stored_gets_no_name(checkpoint: Path, tm
         put_while(store, checkpoint, take)
 
     assert store.names() == ()
+
+
+@pytest.mark.parametrize("moment", ["is_folder", "changed_at", "size_bytes", "exists"])
+def test_what_goes_while_it_is_looked_at_does_not_stop_pruning(
+    moment: str, store: CheckpointStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.root.child("objects").make_folder()
+    objects = next(tmp_path.rglob("objects"))
+    names = ("sha256-first", f"sha256-{'0' * 64}", f"sha256-{'f' * 64}", "sha256-last")
+    for name in names:
+        (objects / name).mkdir()
+        (objects / name / MANIFEST).write_bytes(b"half")
+    make_old(tmp_path / "store")
+    look = getattr(Location, moment)
+
+    def look_too_late(place: Location) -> object:
+        # Another prune takes two of the four.
+        if any(name in place.path for name in names[:2]):
+            shutil.rmtree(objects / place.path.partition("objects/")[2].partition("/")[0], ignore_errors=True)
+        return look(place)
+
+    monkeypatch.setattr(Location, moment, look_too_late)
+
+    removed = dict(store.prune())
+
+    assert {f"sha256-{'f' * 64}", "sha256-last"} <= removed.keys()
+    assert not [path for path in objects.iterdir() if path.is_dir()]
+
+
+def test_names_are_not_read_again_for_what_is_new(
+    checkpoint: Path, store: CheckpointStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(store, checkpoint, "stays")
+    for name in ("sha256-one", "sha256-two"):
+        (folder := next(tmp_path.rglob("objects")) / name).mkdir()
+        (folder / MANIFEST).write_bytes(b"half")
+    read, look_up = list[str](), CheckpointStore.look_up
+
+    def count(store: CheckpointStore, name: str) -> StoredName:
+        read.append(name)
+        return look_up(store, name)
+
+    monkeypatch.setattr(CheckpointStore, "look_up", count)
+
+    assert list(store.prune()) == []
+    assert read == ["stays"]
 
 
 def test_a_name_that_goes_while_names_are_read_does_not_stop_pruning(
