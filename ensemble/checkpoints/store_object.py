@@ -12,6 +12,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
+from uuid import uuid4
 
 from pydantic import ValidationError
 
@@ -20,13 +21,15 @@ from ensemble.checkpoints.locks import locked, locked_if_free
 from ensemble.checkpoints.progress import OnPhase
 from ensemble.checkpoints.storage import remove_leftovers, write_folder_whole
 from ensemble.checkpoints.store_manifest import MANIFEST, ObjectManifest
-from ensemble.errors import CheckpointError
+from ensemble.errors import CheckpointError, ConfigError
 from ensemble.files.location import Location
 from ensemble.files.whole_file import disk_watched
 
 _RECORD_SUFFIXES = {".csv", ".html", ".jinja", ".json", ".md", ".png", ".svg", ".txt", ".yaml", ".yml"}
 _LICENCES = ("LICENSE", "LICENCE", "NOTICE")
 _NUM_DIGITS = 64
+_STAMP = ".wanted."
+"""How the names of files begin whose time alone counts."""
 
 
 def find_records(folder: Path) -> list[Path]:
@@ -139,14 +142,13 @@ class StoreObject:
             CheckpointError: the folder, or what is here, changes meanwhile.
             ConfigError: the disk or the store does not take it.
         """
-        # The manifest's time says that somebody wants it: while it is read, and until the name is written.
-        with suppress(CheckpointError):
-            self.location.child(MANIFEST).write(self.read_manifest().to_bytes())
+        # Somebody wants it: while it is read, and until the name is written.
+        self._renew()
         if not self._is_whole(on_phase):
             self._write(folder, manifest, on_phase)
         for path in find_records(folder):
             self.location.child(path.name).write(path.read_bytes())
-        self.location.child(MANIFEST).write(manifest.to_bytes())
+        self._renew()
         # Behind a URL somebody may have taken it for a leftover.
         self.check_sizes()
 
@@ -184,6 +186,22 @@ class StoreObject:
         """Take it away; a removal that is cut off leaves nothing that passes for whole."""
         self.location.child(MANIFEST).remove()
         self.location.remove()
+
+    def _renew(self) -> None:
+        """Make its time new, which keeps it from being pruned where there are no locks."""
+        if self.location.is_local:
+            with suppress(CheckpointError):
+                self.location.child(MANIFEST).write(self.read_manifest().to_bytes())
+            return
+        # Some stores (HDFS) take no file in another's place, and the manifest must not be away even for a moment.
+        self.location.make_folder()
+        earlier = [name for name in self.location.names() if name.startswith(_STAMP)]
+        with self.location.child(f"{_STAMP}{uuid4().hex}").filling() as stream:
+            stream.write(b"This checkpoint was wanted when this file was written.\n")
+        for name in earlier:
+            # Another writer may take the same one away, having written a newer one, too.
+            with suppress(ConfigError):
+                self.location.child(name).remove()
 
     def _is_whole(self, on_phase: OnPhase) -> bool:
         # Elsewhere, too: stores' own checksums are of parts or of nothing, and writing again would disturb readers.

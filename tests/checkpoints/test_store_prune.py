@@ -6,6 +6,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from ensemble.checkpoints.store_manifest import MANIFEST
 from ensemble.errors import CheckpointError
 from ensemble.files.location import Location
 from tests.checkpoints.stores import KINDS, object_files, put, save_checkpoint, url_of
+from tests.files.strict_store import FakeStrictStore
 
 
 @pytest.fixture(scope="module")
@@ -130,6 +132,30 @@ def test_what_is_stored_behind_a_url_is_kept_by_its_time(checkpoint: Path, tmp_p
     assert told.count("check digest") > num_files
     assert pruned == []
     assert not list_models(store)[0].problem
+
+
+def test_a_store_that_moves_nothing_onto_a_file_keeps_what_is_being_stored_by_its_time(checkpoint: Path) -> None:
+    filesystem, pruned, told = FakeStrictStore(), list[str](), list[str]()
+    store = CheckpointStore(root=Location(filesystem=filesystem, path="/store"))
+    digest = put(store, checkpoint, "old")
+    store.remove("old")
+    num_files = len(find_content(checkpoint))
+
+    def age_or_prune(phase: str) -> None:
+        told.append(phase)
+        if len(told) <= num_files:
+            for file in filesystem.store.values():
+                file.modified -= timedelta(days=1)
+            return
+        pruned.extend(name for name, _ in store.prune())
+
+    put_while(store, checkpoint, age_or_prune)
+
+    assert told.count("check digest") > num_files
+    assert pruned == []
+    assert not list_models(store)[0].problem
+    put(store, checkpoint, "again")
+    assert len([name for name in store.object(digest).location.names() if name.startswith(".")]) == 1
 
 
 def test_what_is_taken_away_while_it_is_stored_gets_no_name(checkpoint: Path, tmp_path: Path) -> None:

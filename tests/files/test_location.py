@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, ClassVar
 
 import pytest
-from fsspec.implementations.memory import MemoryFileSystem
 
 from ensemble.errors import ConfigError
 from ensemble.files.location import Location
+from tests.files.strict_store import FakeStrictStore
 
 
 @pytest.fixture(params=["disk", "store"])
@@ -43,18 +42,6 @@ def test_what_failed_half_way_leaves_what_was_there(folder: Location) -> None:
 
     assert one.read() == b"whole"
     assert folder.names() == {"one"}
-
-
-class FakeStrictStore(MemoryFileSystem):  # type: ignore[misc]  # fsspec has no types
-    """A store that moves nothing onto a file, as HDFS."""
-
-    cachable = False
-    store: ClassVar[dict[str, Any]] = {}
-
-    def mv(self, path1: str, path2: str, **_: Any) -> None:
-        if self.exists(path2):
-            raise FileExistsError(path2)
-        super().mv(path1, path2)
 
 
 def test_a_store_that_moves_nothing_onto_a_file_takes_the_same_bytes_again_and_no_others() -> None:
