@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
+from dataclasses import replace as replaced
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ensemble.checkpoints.reference import STORE_PREFIX
+from ensemble.checkpoints.reference import STORE_PREFIX, StoreReference
 from ensemble.cli.compress_view import MIB
 from ensemble.cli.phases import show_phases
-from ensemble.cli.stored import family_of, parse_target, with_store
+from ensemble.cli.stored import family_of, parse_target, short_name, with_store
 from ensemble.cli.terminal import plain_table, printable, stderr_console, stdout_console
 from ensemble.environment import cache_dir, store_url
 
@@ -41,8 +42,8 @@ def list_all(
     as_json: Annotated[bool, typer.Option("--json", help="Print all that is known, as one JSON list.")] = False,
 ) -> None:
     """List the names; the callback's help is the group's."""
-    opened = _open(store)
-    context.obj = opened
+    context.obj = url = store or store_url()
+    opened = _open(url)
     if context.invoked_subcommand:
         return
     from ensemble.checkpoints.store_listing import list_models  # noqa: PLC0415 - fsspec takes its time
@@ -53,7 +54,8 @@ def list_all(
         return
     console = stdout_console()
     if not found:
-        remedy = "`ensemble models add CHECKPOINT NAME` stores one, and `ensemble compress` makes smaller ones"
+        command = f"ensemble models add CHECKPOINT {short_name('NAME', url)}"
+        remedy = f"`{command}` stores one, and `ensemble compress` makes smaller ones"
         console.print(f"{opened.root} has no models; {remedy}", markup=False, soft_wrap=True)
         return
     console.print(_draw(found))
@@ -74,26 +76,28 @@ def add(
     """Store a checkpoint under a name, converting or fetching it first; mends a damaged one of the same bytes."""
     from ensemble.checkpoints.resolve import resolve_checkpoint  # noqa: PLC0415 - heavy
 
-    (store, plain_name), source = _place(context, name), with_store(checkpoint)
+    target, source = _place(context, name), with_store(checkpoint)
     with show_phases(stderr_console(), what=name) as on_phase:
         folder = resolve_checkpoint(source, cache_dir=cache_dir() / "checkpoints", on_phase=on_phase)
-        stored = store.put(
+        stored = _open(target.url).put(
             folder,
-            plain_name,
+            target.name,
             family=family or family_of(source),
             source=source,
             replace=replace,
             on_phase=on_phase,
         )
-    typer.echo(f"store:{stored.name} is {stored.digest}")
+    typer.echo(f"store:{short_name(stored.name, target.url)} is {stored.digest}")
 
 
 @models.command()
 def remove(context: typer.Context, name: Annotated[str, typer.Argument(help="As it is listed.")]) -> None:
     """Take a name away; its checkpoint stays until `ensemble models prune`."""
-    store, plain_name = _place(context, name)
-    removed = store.remove(plain_name)
-    typer.echo(f"store:{removed.name} was {removed.digest}, which stays until `ensemble models prune`")
+    target = _place(context, name)
+    removed = _open(target.url).remove(target.name)
+    option = "" if target.url == store_url() else f" --store {target.url}"
+    said = f"store:{short_name(removed.name, target.url)} was {removed.digest}"
+    typer.echo(f"{said}, which stays until `ensemble models{option} prune`")
 
 
 @models.command()
@@ -110,9 +114,8 @@ def prune(
     ] = 60.0,
 ) -> None:
     """Take away checkpoints that no name leads to, and what interrupted writers left."""
-    store: CheckpointStore = context.obj
     freed: list[int] = []
-    for name, num_bytes in store.prune(grace_s=older_than_min * 60):
+    for name, num_bytes in _open(context.obj).prune(grace_s=older_than_min * 60):
         typer.echo(f"removed {name}")
         freed.append(num_bytes)
     if freed:
@@ -121,16 +124,16 @@ def prune(
         typer.echo(f"nothing is removed; what was written within the last {older_than_min:g} min stays")
 
 
-def _place(context: typer.Context, name: str) -> tuple[CheckpointStore, str]:
-    """Give the store that is meant and the name in it: one with @URL says itself which store."""
+def _place(context: typer.Context, name: str) -> StoreReference:
+    """Give the name that is meant and its store: one with @URL says itself which, else --store does."""
     target = parse_target(f"{STORE_PREFIX}{name.removeprefix(STORE_PREFIX)}")
-    return (_open(target.url) if "@" in name else context.obj), target.name
+    return target if "@" in name else replaced(target, url=context.obj)
 
 
 def _open(url: str) -> CheckpointStore:
     from ensemble.checkpoints.store import CheckpointStore  # noqa: PLC0415 - as above
 
-    return CheckpointStore.at(url or store_url())
+    return CheckpointStore.at(url)
 
 
 def _draw(found: tuple[StoredModel, ...]) -> Table:

@@ -34,6 +34,11 @@ def with_store(reference: str) -> str:
     return str(parse_stored(reference, url=store_url())) if reference.startswith(STORE_PREFIX) else reference
 
 
+def short_name(name: str, url: str) -> str:
+    """Write a name in a store as it is said after ``store:``: with the URL of a store that is not the default."""
+    return name if url == store_url() else f"{name}@{url}"
+
+
 def parse_target(reference: str) -> StoreReference:
     """Read the name under which a checkpoint is to be stored.
 
@@ -123,18 +128,19 @@ class Output:
         if self.target is None:
             return str(folder)
         store, name = _open(self.target), self._name(folder)
+        said = short_name(name, self.target.url)
         try:
             stored = store.put(
                 folder, name, family=family_of(source), source=source, replace=self.replace, on_phase=on_phase
             )
         except ConfigError as error:
-            remedy = f"mend that, then `ensemble models add {folder} {name}` stores what is ready"
+            remedy = f"mend that, then `ensemble models add {folder} {said}` stores what is ready"
             raise ConfigError(error.where, error.problem, remedy) from error
         shutil.rmtree(folder, ignore_errors=True)
         with suppress(OSError):  # others of the same command are still there
             for parent in folder.relative_to(_storing()).parents[:-1]:
                 (_storing() / parent).rmdir()
-        return f"{STORE_PREFIX}{name}, {stored.digest}"
+        return f"{STORE_PREFIX}{said}, {stored.digest}"
 
     def _name(self, folder: Path) -> str:
         """Name what lies in a folder: as was said, or, of several below it, each by its own name, too."""

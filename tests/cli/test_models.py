@@ -74,6 +74,23 @@ def test_a_name_that_says_its_store_is_that_stores(checkpoint: str, tmp_path: Pa
     assert json.loads(run("models", "--store", elsewhere, "--json").stdout) == []
 
 
+def test_advice_about_another_store_says_which(checkpoint: str, tmp_path: Path) -> None:
+    url, digest = f"file://{tmp_path}/elsewhere", compute_digest(checkpoint)
+
+    empty = run("models", "--store", url)
+    added = [run("models", "add", checkpoint, f"one@{url}"), run("models", "--store", url, "add", checkpoint, "two")]
+    removed = [run("models", "remove", f"one@{url}"), run("models", "--store", url, "remove", "two")]
+
+    assert f"`ensemble models add CHECKPOINT NAME@{url}` stores one" in empty.stdout
+    assert [one.stdout for one in added] == [f"store:{name}@{url} is {digest}\n" for name in ("one", "two")]
+    assert [one.stdout for one in removed] == [
+        f"store:{name}@{url} was {digest}, which stays until `ensemble models --store {url} prune`\n"
+        for name in ("one", "two")
+    ]
+    advised = ("models", "--store", url, "prune", "--older-than-min", "0")
+    assert f"removed {digest.replace(':', '-')}" in run(*advised).stdout
+
+
 def test_a_compression_goes_into_the_store_and_on_from_it(checkpoint: str, tmp_path: Path) -> None:
     run("models", "add", checkpoint, "tiny", "--family", "llamas")
 
@@ -106,23 +123,27 @@ def test_a_name_that_is_taken_is_told_before_the_long_work(checkpoint: str) -> N
     assert listed()[0]["steps"] == ["prune_weights", "quantize_int4"]
 
 
-def test_what_a_store_does_not_take_stays_for_another_attempt(checkpoint: str, tmp_path: Path) -> None:
-    (tmp_path / "store").mkdir()
-    (tmp_path / "store" / "objects").write_text("a file in the folder's place", "utf-8")
+@pytest.mark.parametrize("at", ["", "@file://{folder}/store2"])
+def test_what_a_store_does_not_take_stays_for_another_attempt(at: str, checkpoint: str, tmp_path: Path) -> None:
+    root, said = (tmp_path / "store2" if at else tmp_path / "store"), f"int8{at.format(folder=tmp_path)}"
+    root.mkdir()
+    (root / "objects").write_text("a file in the folder's place", "utf-8")
 
-    command = ("compress", checkpoint, "store:int8", "--recipe", str(RECIPES / "int8.yaml"))
+    command = ("compress", checkpoint, f"store:{said}", "--recipe", str(RECIPES / "int8.yaml"))
 
     refused = run(*command)
 
     assert refused.exit_code == 2
     (ready,) = (tmp_path / "cache" / "checkpoints" / "storing").glob("*/int8")
-    assert refused.stderr.splitlines()[-1].endswith(f"`ensemble models add {ready} int8` stores what is ready")
-    (tmp_path / "store" / "objects").unlink()
+    assert refused.stderr.splitlines()[-1].endswith(f"`ensemble models add {ready} {said}` stores what is ready")
+    (root / "objects").unlink()
     again = run(*command)
     assert again.exit_code == 0
+    assert f"store:{said}, sha256:" in again.stdout
     assert "quantize" in refused.stderr
     assert "quantize" not in again.stderr
-    assert listed()[0]["steps"] == ["quantize_int8"]
+    (stored,) = json.loads(run("models", "--store", str(root), "--json").stdout)
+    assert stored["steps"] == ["quantize_int8"]
     assert not ready.parent.exists()
 
 
