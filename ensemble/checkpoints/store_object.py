@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -116,7 +116,10 @@ class StoreObject:
             yield
             return
         target = self.location.local_path
-        with disk_watched(target), locked(target, on_phase, does="stores"):
+        with ExitStack() as stack:
+            # What happens while it is held is not this disk's doing.
+            with disk_watched(target):
+                stack.enter_context(locked(target, on_phase, does="stores"))
             yield
 
     @contextmanager
@@ -130,7 +133,9 @@ class StoreObject:
             yield True
             return
         target = self.location.local_path
-        with disk_watched(target), locked_if_free(target) as is_held:
+        with ExitStack() as stack:
+            with disk_watched(target):
+                is_held = stack.enter_context(locked_if_free(target))
             yield is_held
 
     def put(self, folder: Path, manifest: ObjectManifest, on_phase: OnPhase) -> None:
@@ -147,7 +152,7 @@ class StoreObject:
         if not self._is_whole(on_phase):
             self._write(folder, manifest, on_phase)
         for path in find_records(folder):
-            self.location.child(path.name).write(path.read_bytes())
+            self.location.child(path.name).write(_read_record(path))
         self._renew()
         # Behind a URL somebody may have taken it for a leftover.
         self.check_sizes()
@@ -245,13 +250,21 @@ class StoreObject:
             if sha256 != facts.sha256:
                 raise CheckpointError(str(folder / name), "it changed while it was read", "store it again")
         for path in find_records(folder):
-            place.child(path.name).write(path.read_bytes())
+            place.child(path.name).write(_read_record(path))
         on_phase("store its manifest", 0.0)
         place.child(MANIFEST).write(manifest.to_bytes())
 
     def _damaged(self, problem: str) -> CheckpointError:
         remedy = "put the checkpoint there again: `ensemble models add` mends what is damaged"
         return CheckpointError(f"{self.digest} in {self.location}", f"it is damaged: {problem}", remedy)
+
+
+def _read_record(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        problem = f"it cannot be read ({error.strerror or error})"
+        raise CheckpointError(str(path), problem, "check its rights, or take it away") from error
 
 
 def _find_strangers(present: Collection[str], manifest: ObjectManifest) -> list[str]:

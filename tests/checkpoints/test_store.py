@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import re
 import resource
@@ -228,6 +229,31 @@ def test_a_full_disk_is_told_and_leaves_nothing_that_loads(checkpoint: Path, sto
         check_reference(f"store:{compute_digest(str(checkpoint))}@{url}")
     put(store, checkpoint, "tiny")
     assert not list_models(store)[0].problem
+
+
+@pytest.mark.parametrize("is_stored", [False, True], ids=["a new object", "one that is there"])
+def test_a_record_that_cannot_be_read_is_told_as_such_and_not_as_the_stores_disk(
+    is_stored: bool,  # noqa: FBT001 - pytest gives it by name
+    checkpoint: Path,
+    store: CheckpointStore,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    if is_stored:
+        put(store, checkpoint, "tiny")
+    record, read_bytes = checkpoint / "compression.json", Path.read_bytes
+
+    # Rights do not keep root from reading.
+    def refuse(path: Path) -> bytes:
+        if path == record:
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return read_bytes(path)
+
+    monkeypatch.setattr(Path, "read_bytes", refuse)
+
+    with pytest.raises(CheckpointError) as caught:
+        put(store, checkpoint, "tiny")
+
+    assert str(caught.value).startswith(f"{record}: it cannot be read (Permission denied)")
 
 
 def test_what_is_no_whole_checkpoint_is_not_stored(store: CheckpointStore, tmp_path: Path) -> None:
