@@ -13,7 +13,6 @@ import transformers
 
 from ensemble import __version__
 from ensemble.checkpoints.folder import find_weight_files
-from ensemble.checkpoints.resolve import CONVERSION_VERSION
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -44,6 +43,8 @@ class CompressionReport:
     """The texts with their digests and tokens, the windows made of them, and the digest of the model's own text."""
     calibration_digest: str
     versions: dict[str, str]
+    threads: int
+    """Torch's: it may split a large sum among them, which is rounded otherwise then."""
     output: str
     seconds: dict[str, Any]
     """How long each part took; this and ``output`` are in no record."""
@@ -87,17 +88,8 @@ def read_versions() -> dict[str, str]:
     """Name the code that has a part in making and measuring variants."""
     return {
         "ensemble": __version__,
-        "gguf_conversion": str(CONVERSION_VERSION),
         "python": platform.python_version(),
         "safetensors": safetensors.__version__,
         "torch": str(torch.__version__),
         "transformers": transformers.__version__,
     }
-
-
-def read_circumstances() -> dict[str, str]:
-    """Name what a variant's bytes depend on beside its inputs and the kind of machine.
-
-    Threads are among it: torch may split a large sum among them, which is rounded otherwise then.
-    """
-    return {**read_versions(), "threads": str(torch.get_num_threads())}

@@ -22,8 +22,8 @@ from ensemble.compression.recipe import Recipe
 from ensemble.compression.record import (
     CompressionReport,
     count_weight_bytes,
-    read_circumstances,
     read_report,
+    read_versions,
     write_record,
 )
 from ensemble.compression.source import Source
@@ -57,13 +57,14 @@ class VariantRun:
     """How many the model has after each step."""
 
     def facts(self) -> dict[str, Any]:
-        """Give everything that the result's bytes depend on."""
+        """Give everything that the result's bytes depend on, but the kind of machine."""
         return {
             "source": self.source.digest,
             "recipe": self.recipe.model_dump(mode="json"),
             "files": [step.digest_files() for step in self.recipe.steps],
             "calibration": self.text.digest,
-            "versions": read_circumstances(),
+            "versions": read_versions(),
+            "threads": torch.get_num_threads(),
         }
 
     def find_made(self) -> CompressionReport | None:
@@ -141,7 +142,8 @@ class VariantRun:
                 perplexity_after=after,
                 calibration=self.text.describe(),
                 calibration_digest=self.text.digest,
-                versions=read_circumstances(),
+                versions=read_versions(),
+                threads=torch.get_num_threads(),
                 seconds={"steps": seconds},
             )
             write_record(partial, report)

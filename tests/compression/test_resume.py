@@ -94,4 +94,4 @@ def test_what_was_kept_under_another_number_of_threads_is_not_taken_up(
     report = compress(source, RECIPE, tmp_path / "out", cache_dir=tmp_path / "cache")
 
     assert taken == ["prune_layers"]
-    assert report.versions["threads"] == str(torch.get_num_threads())
+    assert report.threads == torch.get_num_threads()

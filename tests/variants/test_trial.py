@@ -120,5 +120,5 @@ def test_a_trial_is_made_with_as_many_threads_whatever_was_measured_before_it(so
         run_trial(task, drop_layers(number + 1), output)
 
     records = [json.loads((output / "compression.json").read_text("utf-8")) for output in outputs]
-    assert [record["versions"]["threads"] for record in records] == ["2", "2"]
+    assert [record["threads"] for record in records] == [2, 2]
     assert torch.get_num_threads() == 2
