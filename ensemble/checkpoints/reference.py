@@ -25,6 +25,8 @@ STORE_PREFIX = "store:"
 _REPOSITORY = re.compile(r"(?P<repository>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?")
 NAME_RULE = "letters, digits, dot, dash, underscore; the first a letter or digit; at most 127"
 """What a name in a store is made of."""
+DIGEST_CHARACTERS = len("sha256:") + 12
+"""Of a digest that has to serve as a name, or is shown to a person."""
 _NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,126}"
 _STORED = re.compile(rf"((?P<digest>sha256:[0-9a-f]{{64}})|(?P<name>{_NAME}))(@(?P<url>.+))?")
 _MODULE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")

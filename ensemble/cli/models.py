@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ensemble.checkpoints.reference import STORE_PREFIX, StoreReference
+from ensemble.checkpoints.reference import DIGEST_CHARACTERS, STORE_PREFIX, StoreReference
 from ensemble.cli.compress_view import MIB
 from ensemble.cli.phases import show_phases
 from ensemble.cli.stored import family_of, parse_target, short_name, with_store
@@ -140,7 +140,7 @@ def _draw(found: tuple[StoredModel, ...]) -> Table:
     table = plain_table("name", "family", "source", "steps", "digest", numbers=("MiB", "perplexity", "evaluated"))
     for one in found:
         perplexities = "{:.2f} to {:.2f}".format(*one.perplexities) if one.perplexities else ""
-        cells = (one.name, one.family, one.source, ", ".join(one.steps), one.digest[: len("sha256:") + 12])
+        cells = (one.name, one.family, one.source, ", ".join(one.steps), one.digest[:DIGEST_CHARACTERS])
         figures = (f"{one.num_bytes / MIB:.0f}", perplexities, "yes" if one.evaluation else "")
         table.add_row(*map(printable, (*cells, *figures)), style="bold red" if one.problem else "")
     return table

@@ -12,7 +12,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from ensemble.checkpoints.progress import OnPhase
-from ensemble.checkpoints.reference import NAME_RULE, STORE_PREFIX, StoreReference, is_name, parse_stored
+from ensemble.checkpoints.reference import (
+    DIGEST_CHARACTERS,
+    NAME_RULE,
+    STORE_PREFIX,
+    StoreReference,
+    is_name,
+    parse_stored,
+)
 from ensemble.environment import cache_dir, store_url
 from ensemble.errors import ConfigError, InvalidRequestError
 
@@ -21,8 +28,6 @@ if TYPE_CHECKING:
 
 _PACKED = re.compile(r"([.-](I?Q\d\w*|B?F16|F32))?\.gguf$", re.IGNORECASE)
 """A GGUF file's ending, with how its weights are stored."""
-_DIGEST_CHARACTERS = len("sha256:") + 12
-"""Of a digest that has to serve as a name."""
 
 
 def with_store(reference: str) -> str:
@@ -71,7 +76,7 @@ def _family_of_stored(stored: StoreReference) -> str:
         return _open(stored).look_up(stored.name).family
     found = _open(stored).look_up_digest(stored.digest)
     # What is made from it is a family at least.
-    return found.family if found else stored.digest.replace(":", "-")[:_DIGEST_CHARACTERS]
+    return found.family if found else stored.digest.replace(":", "-")[:DIGEST_CHARACTERS]
 
 
 def read_text(recipe: Path) -> str:

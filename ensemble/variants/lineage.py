@@ -14,12 +14,10 @@ from ensemble.checkpoints.content import digest_folder
 from ensemble.checkpoints.folder import read_config
 from ensemble.checkpoints.load import names_classifier
 from ensemble.checkpoints.progress import OnPhase, ignore_phase
-from ensemble.checkpoints.reference import STORE_PREFIX, parse_stored
+from ensemble.checkpoints.reference import DIGEST_CHARACTERS, STORE_PREFIX, parse_stored
 from ensemble.compression.record import RECORD_NAME
 from ensemble.errors import CheckpointError, ConfigError
 
-DIGEST_CHARACTERS = len("sha256:") + 12
-"""Of a digest that has to serve as a name."""
 _GIVE_ORIGINAL = "give that one with --original NAME=CHECKPOINT, or, where it was compressed itself, as a VARIANT"
 
 
