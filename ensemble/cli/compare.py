@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, get_args
 import typer
 
 from ensemble.cli.choice_items import read_choice_items
-from ensemble.cli.phases import show_phases
+from ensemble.cli.phases import OnPhase, show_phases
 from ensemble.cli.stored import with_store
 from ensemble.cli.terminal import stderr_console, stdout_console
 from ensemble.engines.prompt_format import ScoringRuleName
@@ -92,7 +92,7 @@ def compare(  # noqa: PLR0913 - a command's options are its arguments
     labelled = read_choice_items(items or [], leave_out=leave_out)
     with show_phases(stderr_console(), what="compare") as on_phase:
         task = CompareTask(
-            families=_find_families([original, *(more_originals or [])], variants, checkpoints),
+            families=_find_families([original, *(more_originals or [])], variants, checkpoints, on_phase=on_phase),
             text=judging,
             items=labelled,
             scorings=_check_scorings(scoring or ["mean_logprob"]),
@@ -126,12 +126,14 @@ def _check_scorings(names: list[str]) -> tuple[ScoringRuleName, ...]:
     return tuple(dict.fromkeys(rule for name in names for rule in known if rule == name))
 
 
-def _find_families(originals: list[str], variants: list[str], checkpoints: Path) -> tuple[Family, ...]:
+def _find_families(
+    originals: list[str], variants: list[str], checkpoints: Path, *, on_phase: OnPhase
+) -> tuple[Family, ...]:
     from ensemble.variants.lineage import load_candidate, trace_families  # noqa: PLC0415
 
     def load(typed: str) -> Candidate:
         name, reference = split_name(typed)
-        return load_candidate(name, with_store(reference), cache_dir=checkpoints)
+        return load_candidate(name, with_store(reference), cache_dir=checkpoints, on_phase=on_phase)
 
     return trace_families([load(one) for one in originals], [load(one) for one in variants])
 

@@ -18,7 +18,9 @@ from ensemble.checkpoints.reference import DIGEST_CHARACTERS, STORE_PREFIX, pars
 from ensemble.compression.record import RECORD_NAME
 from ensemble.errors import CheckpointError, ConfigError
 
-_GIVE_ORIGINAL = "give that one with --original NAME=CHECKPOINT, or, where it was compressed itself, as a VARIANT"
+_GIVE_ORIGINAL = (
+    "give that one with --original NAME=CHECKPOINT (where it was compressed itself, as a VARIANT), or compress again"
+)
 
 
 class CompressionFacts(BaseModel):
@@ -89,7 +91,7 @@ def load_candidate(
         name=name or _name_of(reference),
         reference=reference,
         folder=folder,
-        digest=digest_folder(folder),
+        digest=digest_folder(folder, on_phase=on_phase),
         facts=_read_facts(folder),
     )
 

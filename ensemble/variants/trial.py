@@ -162,7 +162,7 @@ def compare_with_original(task: TrialTask, folder: Path, *, on_phase: OnPhase = 
         MemberError: an engine failed while it was timed.
     """
     original = load_candidate("original", task.source, cache_dir=task.setup.cache_dir, on_phase=on_phase)
-    variant = load_candidate(VARIANT, str(folder), cache_dir=task.setup.cache_dir)
+    variant = load_candidate(VARIANT, str(folder), cache_dir=task.setup.cache_dir, on_phase=on_phase)
     compared = CompareTask(
         families=(Family(original=original, variants=(variant,)),),
         text=task.text,

@@ -33,6 +33,7 @@ def test_the_tables_the_json_and_the_page_tell_of_both(checkpoints: tuple[str, s
     result = run(f"tiny={base}", f"rounded={variant}", "--no-speed", "--json", figures, "--html", page)
 
     assert result.exit_code == 0, result.output
+    assert "compare: check digest" in result.stderr
     lines = result.stdout.splitlines()
     (row,) = [line for line in lines if line.startswith("rounded") and "prune_width" not in line]
     document = json.loads(figures.read_text())

@@ -102,7 +102,8 @@ def test_an_original_that_has_changed_is_told(tmp_path: Path, original: Candidat
     save(build_gemma3(), Path(original.reference))
     changed = load_candidate("", original.reference)
 
-    with pytest.raises(ConfigError, match=r"which is another checkpoint now; give .* --original NAME=CHECKPOINT"):
+    remedy = r"give that one with --original NAME=CHECKPOINT .*, or compress again"
+    with pytest.raises(ConfigError, match=f"which is another checkpoint now; {remedy}"):
         trace_families([changed], [variant])
 
 
@@ -126,3 +127,11 @@ def test_names_come_from_references(tmp_path: Path) -> None:
 
     assert load_candidate("", f"{reference}/").name == "smol.v1"
     assert load_candidate("x", reference).name == "x"
+
+
+def test_hashing_a_candidate_tells_how_far_it_is(tmp_path: Path) -> None:
+    heard: list[tuple[str, float]] = []
+
+    load_candidate("", save_original(tmp_path / "base"), on_phase=lambda name, share: heard.append((name, share)))
+
+    assert heard[-1] == ("check digest", 1.0)
