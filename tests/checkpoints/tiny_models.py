@@ -77,9 +77,9 @@ def save(model: PreTrainedModel, folder: Path) -> str:
     return str(folder)
 
 
-def write_tiny_gguf(path: Path, *, add_bos: bool | None = None) -> Path:
-    """Write a random one-layer Llama with a byte-pair tokenizer as GGUF; it may say whether texts begin with BOS."""
-    letters = [chr(code) for code in range(33, 127)] + ["Ġ"]
+def write_tiny_gguf(path: Path, *, add_bos: bool | None = None, is_sentence_piece: bool = False) -> Path:
+    """Write a random one-layer Llama as GGUF, whose tokenizer may say whether texts begin with BOS."""
+    letters = [chr(code) for code in range(33, 127)] + ["▁" if is_sentence_piece else "Ġ"]
     tokens = ["<unk>", "<s>", "</s>", *letters, "th", "the"]
     writer = gguf.GGUFWriter(path, "llama")
     writer.add_context_length(128)
@@ -91,11 +91,16 @@ def write_tiny_gguf(path: Path, *, add_bos: bool | None = None) -> Path:
     writer.add_rope_dimension_count(16)
     writer.add_layer_norm_rms_eps(1e-6)
     writer.add_vocab_size(len(tokens))
-    writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre("default")
     writer.add_token_list(tokens)
     writer.add_token_types([gguf.TokenType.CONTROL] * 3 + [gguf.TokenType.NORMAL] * (len(tokens) - 3))
-    writer.add_token_merges(["t h", "th e"])
+    if is_sentence_piece:
+        writer.add_tokenizer_model("llama")
+        # What comes later in the list is merged later.
+        writer.add_token_scores([-float(number) for number in range(len(tokens))])
+    else:
+        writer.add_tokenizer_model("gpt2")
+        writer.add_tokenizer_pre("default")
+        writer.add_token_merges(["t h", "th e"])
     writer.add_bos_token_id(1)
     writer.add_eos_token_id(2)
     writer.add_unk_token_id(0)
