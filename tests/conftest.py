@@ -6,6 +6,7 @@ import shutil
 import signal
 import tempfile
 from collections.abc import AsyncIterator, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,14 +26,23 @@ NUM_CPUS = 8
 
 
 @pytest.fixture(scope="session")
-def cluster() -> Iterator[None]:
+def cluster_cache_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Give the folder that the cluster's processes have for a cache; this process has its own."""
+    return tmp_path_factory.mktemp("cluster-cache")
+
+
+@pytest.fixture(scope="session")
+def cluster(cluster_cache_dir: Path) -> Iterator[None]:
     """Run a Ray cluster of this session's own, in its own folder, and leave nothing of it behind."""
     from ensemble.serving.cluster import ray_cluster  # noqa: PLC0415 - seconds to import, and few tests need it
 
     # Not pytest's folder: Ray's sockets lie in it, and their paths may have 107 bytes.
     folder = Path(tempfile.mkdtemp(prefix="ens-"))
     try:
-        with ray_cluster("", temp_dir=folder, num_cpus=NUM_CPUS):
+        with ExitStack() as stack:
+            with pytest.MonkeyPatch.context() as environment:
+                environment.setenv("ENSEMBLE_CACHE_DIR", str(cluster_cache_dir))
+                stack.enter_context(ray_cluster("", temp_dir=folder, num_cpus=NUM_CPUS))
             yield
     finally:
         shutil.rmtree(folder, ignore_errors=True)

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from ensemble.checkpoints.progress import ignore_phase
-from ensemble.environment import cache_dir
 from ensemble.errors import ConfigError
 from ensemble.variants.adjust import AdjustTask, SerialTrials, search_variants
 from ensemble.variants.adjust_report import adjustment_to_json
@@ -47,7 +46,7 @@ def kept_in(out: Path) -> dict[str, bytes]:
 @pytest.mark.ray
 @pytest.mark.timeout(600)
 @pytest.mark.usefixtures("cluster")
-def test_trials_on_a_cluster_find_what_trials_here_find(tmp_path: Path) -> None:
+def test_trials_on_a_cluster_find_what_trials_here_find(cluster_cache_dir: Path, tmp_path: Path) -> None:
     from ensemble.serving.trial_pool import RayTrials  # noqa: PLC0415 - seconds to import
 
     task = build_task(tmp_path)
@@ -56,8 +55,8 @@ def test_trials_on_a_cluster_find_what_trials_here_find(tmp_path: Path) -> None:
 
     # What the calibration file says travels by value: other nodes do not have it.
     moved = replace(task.choosing, calibration_texts=("/nowhere/README.md",))
-    left = cache_dir() / "checkpoints" / ".trial-ofakilledprocess"
-    left.mkdir(parents=True, exist_ok=True)
+    left = cluster_cache_dir / "checkpoints" / ".trial-ofakilledprocess"
+    left.mkdir(parents=True)
     with RayTrials(moved, [TEXT.read_text("utf-8")], has_gpus=False) as trials:
         spread = search_variants(task, trials, there)
 
