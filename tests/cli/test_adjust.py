@@ -119,6 +119,28 @@ def test_the_choice_goes_into_the_store_with_its_recipe_and_its_evaluation(
     assert CliRunner().invoke(app, command).exit_code == 2
 
 
+@pytest.mark.ray
+@pytest.mark.timeout(600)
+@pytest.mark.usefixtures("cluster")
+def test_a_search_on_a_cluster_finds_what_one_here_finds(
+    source: str, recipes: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import ray  # noqa: PLC0415 - seconds to import
+
+    monkeypatch.chdir(Path(source).parent)
+    address = ray.get_runtime_context().gcs_address
+    command = (Path(source).name, str(tmp_path / "chosen"), *recipes, "--max-loss", "0.002", *SIZE)
+
+    there = begin(*command, "--out", str(tmp_path / "there"), "--ray", address)
+    told = there.communicate(timeout=TIMEOUT_S)[1]
+    here = begin(*command, "--out", str(tmp_path / "here"))
+    told_here = here.communicate(timeout=TIMEOUT_S)[1]
+
+    assert (there.returncode, here.returncode) == (0, 0), (told, told_here)
+    figures = [(tmp_path / one / "figures.json").read_bytes() for one in ("there", "here")]
+    assert figures[0] == figures[1]
+
+
 @pytest.mark.parametrize("gone", ["evaluation.json", "."])
 def test_what_the_choice_lacks_is_there_again_after_the_same_command(source: str, gone: str, tmp_path: Path) -> None:
     layers, chosen = tmp_path / "layers.yaml", tmp_path / "chosen"
