@@ -23,7 +23,7 @@ def locked(target: Path, on_phase: OnPhase, *, does: str = "converts") -> Iterat
     Raises:
         CheckpointError: another process has held it for long.
     """
-    lock = _lock_of(target)
+    lock = lock_of(target)
     try:
         lock.acquire(blocking=False)
     except Timeout:
@@ -38,7 +38,7 @@ def locked(target: Path, on_phase: OnPhase, *, does: str = "converts") -> Iterat
 @contextmanager
 def locked_if_free(target: Path) -> Iterator[bool]:
     """Hold the lock of what is being made, unless another process does; says whether it is held here."""
-    lock = _lock_of(target)
+    lock = lock_of(target)
     try:
         lock.acquire(blocking=False)
     except Timeout:
@@ -55,7 +55,8 @@ def is_lock(name: str) -> bool:
     return name.startswith(".") and name.endswith(_SUFFIX)
 
 
-def _lock_of(target: Path) -> FileLock:
+def lock_of(target: Path) -> FileLock:
+    """Give the lock of what is being made; it lies beside it, whether that is there yet or not."""
     target.parent.mkdir(parents=True, exist_ok=True)
     return FileLock(target.with_name(f".{target.name}{_SUFFIX}"))
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
+from ensemble.checkpoints.locks import lock_of, locked_if_free
 from ensemble.checkpoints.progress import OnPhase, ignore_phase
 from ensemble.checkpoints.storage import remove_leftovers, write_folder_whole
 from ensemble.checkpoints.write import collect_tensors, write_checkpoint
@@ -155,7 +156,7 @@ def open_work_folder(cache_dir: Path, facts: dict[str, Any], *, output: Path) ->
 def open_text_folder(cache_dir: Path, facts: dict[str, Any], *, on_phase: OnPhase = ignore_phase) -> Iterator[Path]:
     """Give the folder of a text that depends on these facts, once no other process is writing it."""
     folder = _open_parent(cache_dir) / f"text-{_name(facts)}"
-    lock = _lock_of(folder)
+    lock = lock_of(folder)
     try:
         lock.acquire(blocking=False)
     except Timeout:
@@ -171,15 +172,10 @@ def open_text_folder(cache_dir: Path, facts: dict[str, Any], *, on_phase: OnPhas
 @contextmanager
 def _held(folder: Path, *, where: str, problem: str) -> Iterator[None]:
     """Hold a folder's lock; the system frees it when the process ends, however that ends."""
-    lock = _lock_of(folder)
-    try:
-        lock.acquire(blocking=False)
-    except Timeout as error:
-        raise ConfigError(where, problem, "wait for it") from error
-    try:
+    with locked_if_free(folder) as is_held:
+        if not is_held:
+            raise ConfigError(where, problem, "wait for it")
         yield
-    finally:
-        lock.release()
 
 
 def _open_parent(cache_dir: Path) -> Path:
@@ -192,10 +188,6 @@ def _open_parent(cache_dir: Path) -> Path:
 
 def _name(facts: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:24]
-
-
-def _lock_of(folder: Path) -> FileLock:
-    return FileLock(folder.with_name(f".{folder.name}.lock"))
 
 
 def _remove_old(parent: Path) -> None:

@@ -10,14 +10,9 @@ from ensemble.checkpoints.measure import measure_checkpoint
 from ensemble.checkpoints.store import CheckpointStore
 from ensemble.errors import CheckpointError
 from ensemble.files.location import Location
-from tests.checkpoints.stores import object_files, put, save_checkpoint, url_of
+from tests.checkpoints.stores import object_files, put, url_of
 
 METADATA = b'{"__metadata__": {"format": "pt"}, '
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_checkpoint(tmp_path_factory.mktemp("checkpoint"))
 
 
 def store_with(header: bytes, checkpoint: Path, folder: Path, *, length: int | None = None) -> str:

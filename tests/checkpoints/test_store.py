@@ -20,27 +20,7 @@ from ensemble.checkpoints.store_listing import list_models
 from ensemble.checkpoints.store_manifest import MANIFEST
 from ensemble.checkpoints.store_pin import pin_stored
 from ensemble.errors import CheckpointError, ConfigError
-from tests.checkpoints.stores import KINDS, files_in, object_files, put, save_checkpoint, url_of
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_checkpoint(tmp_path_factory.mktemp("checkpoint"))
-
-
-@pytest.fixture(scope="module")
-def other(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_checkpoint(tmp_path_factory.mktemp("other"), num_layers=2)
-
-
-@pytest.fixture(params=KINDS)
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    return url_of(request.param, tmp_path / "store")
-
-
-@pytest.fixture
-def store(url: str) -> CheckpointStore:
-    return CheckpointStore.at(url)
+from tests.checkpoints.stores import files_in, object_files, put, url_of
 
 
 def test_a_stored_checkpoint_is_loaded_by_its_name_and_its_digest(

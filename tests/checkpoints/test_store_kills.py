@@ -15,12 +15,7 @@ from ensemble.checkpoints.digest import compute_digest
 from ensemble.checkpoints.store import CheckpointStore
 from ensemble.checkpoints.store_listing import list_models
 from ensemble.errors import CheckpointError
-from tests.checkpoints.stores import KINDS, files_in, put, save_checkpoint, url_of
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_checkpoint(tmp_path_factory.mktemp("checkpoint"))
+from tests.checkpoints.stores import KINDS, files_in, put, url_of
 
 
 def phases_of_a_put(checkpoint: Path, folder: Path) -> list[str]:

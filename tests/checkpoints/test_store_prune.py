@@ -17,23 +17,8 @@ from ensemble.checkpoints.store_listing import list_models
 from ensemble.checkpoints.store_manifest import MANIFEST
 from ensemble.errors import CheckpointError
 from ensemble.files.location import Location
-from tests.checkpoints.stores import KINDS, object_files, put, save_checkpoint, url_of
+from tests.checkpoints.stores import object_files, put, url_of
 from tests.files.strict_store import FakeStrictStore
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_checkpoint(tmp_path_factory.mktemp("checkpoint"))
-
-
-@pytest.fixture(scope="module")
-def other(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_checkpoint(tmp_path_factory.mktemp("other"), num_layers=2)
-
-
-@pytest.fixture(params=KINDS)
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> CheckpointStore:
-    return CheckpointStore.at(url_of(request.param, tmp_path / "store"))
 
 
 def make_old(folder: Path) -> None:
