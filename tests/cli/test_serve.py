@@ -6,7 +6,9 @@ import json
 import os
 import signal
 import socket
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -29,6 +31,23 @@ ensembles:
 """
 
 
+def members_of(endpoint: Sequence[str]) -> list[dict[str, Any]]:
+    """Ask how the members do."""
+    members: list[dict[str, Any]] = json.loads(ask("status", *endpoint, "--json").stdout)["ensembles"][0]["members"]
+    return members
+
+
+def vote_until_stopped(endpoint: Sequence[str]) -> tuple[int, dict[str, Any], dict[str, Any]]:
+    """Vote until the late member was at work when the vote was decided: a call that never left stops nothing."""
+    num_votes, aborted = 0, False
+    while not aborted and num_votes < 10:
+        voted = ask("classify", "Is the sky blue?", "yes", "no", *endpoint, "--json")
+        num_votes += 1
+        late = members_of(endpoint)[2]["replicas"][0]["stats"]
+        aborted = late["aborted_requests"] > 0
+    return num_votes, json.loads(voted.stdout), late
+
+
 @pytest.mark.timeout(600)
 def test_a_spec_is_served_asked_and_ended_by_ctrl_c_without_leftovers(tmp_path: Path) -> None:
     port = free_port()
@@ -38,22 +57,21 @@ def test_a_spec_is_served_asked_and_ended_by_ctrl_c_without_leftovers(tmp_path: 
     with serving(write_spec(tmp_path, SPEC.format(port=port, gpus=0)), output) as process:
         wait_for_line("Ctrl-C", process, output)
         children = psutil.Process(process.pid).children(recursive=True)
-        voted = ask("classify", "Is the sky blue?", "yes", "no", *endpoint, "--json")
+        num_votes, decision, late = vote_until_stopped(endpoint)
         written = ask("ask", "Hello there", *endpoint, "--member", "quick", "--member", "twin")
-        status = ask("status", *endpoint, "--json")
+        members = members_of(endpoint)
         # To the whole group, as a terminal does it: Ray's own processes must survive it to drain.
         os.killpg(process.pid, signal.SIGINT)
         exit_code = process.wait(END_TIMEOUT_S)
 
-    decision = json.loads(voted.stdout)
     assert decision["decided_by"] == "lossless_quorum"
     assert [abstention["member"] for abstention in decision["abstentions"]] == ["slow"]
     assert written.returncode == 0
     assert "decided after 2 of 2 ballots" in written.stdout
-    members = json.loads(status.stdout)["ensembles"][0]["members"]
     assert [len(member["replicas"]) for member in members] == [1, 1, 1]
-    assert members[2]["replicas"][0]["stats"]["aborted_requests"] == 1
-    assert members[0]["replicas"][0]["stats"]["finished_requests"] == 2
+    assert 1 <= late["aborted_requests"] <= num_votes
+    assert late["finished_requests"] == 0
+    assert members[0]["replicas"][0]["stats"]["finished_requests"] == num_votes + 1
     told = output.read_text("utf-8")
     assert exit_code == 0, told
     assert "member-slow: 1 of 1 up, healthy" in told
