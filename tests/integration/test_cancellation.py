@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing
+from typing import TypeVar
 
 import pytest
 
@@ -13,7 +14,7 @@ from ensemble.errors import EnsembleError
 from ensemble.router.request import ParameterOverrides, TextPiece, VoteOptions
 from ensemble.rpc.client import AsyncEnsembleClient
 from ensemble.voting.ballot import AbstentionReason
-from ensemble.voting.decision import DecidedBy, Decision
+from ensemble.voting.decision import DecidedBy
 from tests.serving.systems import GENEROUS_S, RunningSystem, replica_stats, wait_for_stats
 
 pytestmark = pytest.mark.ray
@@ -23,6 +24,7 @@ PROMPT = "w3 " * 400
 MANY = ParameterOverrides(max_tokens=3_500)
 MAJORITY = VoteOptions(strategy="majority")
 MEMBERS = ["words", "tiny"]
+Vote = TypeVar("Vote")
 
 
 async def stats_of(client: AsyncEnsembleClient, member: str) -> EngineStats:
@@ -46,9 +48,9 @@ async def check_aborted(client: AsyncEnsembleClient, member: str, before: Engine
 
 
 async def vote_until_stopped(
-    client: AsyncEnsembleClient, member: str, before: EngineStats, vote: Callable[[], Awaitable[Decision]]
-) -> Decision:
-    """Vote again until the late member was at work when the vote was decided: a call that never left stops nothing."""
+    client: AsyncEnsembleClient, member: str, before: EngineStats, vote: Callable[[], Awaitable[Vote]]
+) -> Vote:
+    """Vote again until the late member was at work when the vote ended: a call that never left stops nothing."""
     async with asyncio.timeout(GENEROUS_S):
         while True:
             decision = await vote()
@@ -75,9 +77,12 @@ async def test_a_deadline_that_passes_stops_the_members_engine(system: RunningSy
     async with AsyncEnsembleClient(system.address) as client:
         before = await stats_of(client, member)
 
-        async with AsyncEnsembleClient(system.address, timeout_s=1.0) as hasty:
-            with pytest.raises(EnsembleError):
-                await hasty.generate(PROMPT, ensemble=f"only-{member}", parameters=MANY, options=MAJORITY)
+        async def vote_in_haste() -> None:
+            async with AsyncEnsembleClient(system.address, timeout_s=1.0) as hasty:
+                with pytest.raises(EnsembleError):
+                    await hasty.generate(PROMPT, ensemble=f"only-{member}", parameters=MANY, options=MAJORITY)
+
+        await vote_until_stopped(client, member, before, vote_in_haste)
 
         await check_aborted(client, member, before)
 
@@ -102,7 +107,7 @@ async def test_a_vote_that_is_decided_stops_the_late_members_engine(system: Runn
 
 
 async def test_a_deadline_that_passes_leaves_the_others_to_decide(system: RunningSystem) -> None:
-    async with AsyncEnsembleClient(system.address, timeout_s=2.0) as client:
+    async with AsyncEnsembleClient(system.address, timeout_s=5.0) as client:
         decision = await client.generate(
             PROMPT,
             ensemble="late-words",

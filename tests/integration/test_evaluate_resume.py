@@ -9,9 +9,11 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -34,35 +36,72 @@ ensembles:
 """
 ENDPOINT = """
 import asyncio, json, sys
-from tests.rpc.systems import build_echo, endpoint_running
+from ensemble.engines.config import EchoEngineConfig
+from ensemble.engines.echo import EchoEngine
+from tests.rpc.systems import endpoint_running
+
+class HeldEngine(EchoEngine):
+    num_held = 0
+
+    async def score(self, request):
+        scores = await super().score(request)
+        self.num_held += 1
+        try:
+            await gate.wait()
+        finally:
+            self.num_held -= 1
+        return scores
 
 async def serve():
-    delays = json.loads(sys.argv[1])
-    engines = {name: build_echo(name, seed=n, delay_s=delays[name]) for n, name in enumerate(delays)}
+    engines = {
+        name: (HeldEngine if name == "slow" else EchoEngine)(EchoEngineConfig(seed=n, delay_s=delay_s), member=name)
+        for n, (name, delay_s) in enumerate(json.loads(sys.argv[1]).items())
+    }
     async with endpoint_running(engines) as endpoint:
         print(endpoint.address, flush=True)
-        while await asyncio.to_thread(sys.stdin.readline):
+        while command := await asyncio.to_thread(sys.stdin.readline):
+            {"hold": gate.clear, "release": gate.set, "tell": bool}[command.strip()]()
             finished = {name: engine.stats().finished_requests for name, engine in engines.items()}
-            print(json.dumps(finished), flush=True)
+            print(json.dumps({"finished": finished, "held": engines["slow"].num_held}), flush=True)
 
+gate = asyncio.Event()
+gate.set()
 asyncio.run(serve())
 """
 
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """Three echo members in a process of their own, which tells their counters when it gets a line."""
+    """Three echo members in a process of their own, which tells their counters when it gets a line.
+
+    The slow one's answers can be held back.
+    """
 
     process: subprocess.Popen[str]
     address: str
 
     def finished_requests(self) -> Counter[str]:
         """Read how many requests each member's engine has finished."""
+        return Counter(self._send("tell")["finished"])
+
+    def num_held(self) -> int:
+        """Count the slow one's answers that are held back."""
+        return int(self._send("tell")["held"])
+
+    @contextmanager
+    def slow_one_held(self) -> Iterator[None]:
+        """Hold the slow one's answers back."""
+        self._send("hold")
+        yield
+        self._send("release")
+
+    def _send(self, command: str) -> dict[str, Any]:
         assert self.process.stdin is not None
         assert self.process.stdout is not None
-        self.process.stdin.write("\n")
+        self.process.stdin.write(f"{command}\n")
         self.process.stdin.flush()
-        return Counter(json.loads(self.process.stdout.readline()))
+        told: dict[str, Any] = json.loads(self.process.stdout.readline())
+        return told
 
 
 @pytest.fixture
@@ -119,24 +158,42 @@ def members_by_open_item(pairs: list[tuple[str, str]]) -> dict[str, set[str]]:
     return {item: members for item, members in voted.items() if len(members) < len(MEMBERS)}
 
 
+def wait_until_let_go(endpoint: Endpoint) -> None:
+    """Wait until the slow one holds no answer for a process that was killed."""
+    wait_until(lambda: endpoint.num_held() == 0, endpoint.process)
+
+
 def has_votes(pairs: list[tuple[str, str]], *, num_votes: float) -> bool:
     """Say whether so many votes are stored."""
     return len(pairs) >= num_votes
 
 
-def waits_for_the_slow_one(pairs: list[tuple[str, str]], *, left: set[str]) -> bool:
-    """Say whether all items under way lack the slow one's vote alone, and none is among those ``left`` before."""
-    open_items = members_by_open_item(pairs)
-    return list(open_items.values()) == [QUICK] * CONCURRENCY and not left & set(open_items)
+def waits_for_the_slow_one(pairs: list[tuple[str, str]]) -> bool:
+    """Say whether all items under way lack the slow one's vote alone."""
+    return list(members_by_open_item(pairs).values()) == [QUICK] * CONCURRENCY
 
 
-def kill_when(is_time: Callable[[list[tuple[str, str]]], bool], folder: Path, process: subprocess.Popen[str]) -> None:
-    """Kill a process once what it has stored is so."""
+def has_ended(pairs: list[tuple[str, str]], *, items: set[str]) -> bool:
+    """Say whether everybody has voted on these items."""
+    return not items & set(members_by_open_item(pairs))
+
+
+def wait_until(is_time: Callable[[], bool], process: subprocess.Popen[str]) -> None:
     until_s = time.monotonic() + TIMEOUT_S
-    while not is_time(stored_pairs(folder)):
+    while not is_time():
         assert process.poll() is None, process.communicate()[0]
         assert time.monotonic() < until_s
         time.sleep(0.001)  # its journal is all that another process has to go by
+
+
+def wait_for_votes(
+    is_time: Callable[[list[tuple[str, str]]], bool], folder: Path, process: subprocess.Popen[str]
+) -> None:
+    """Wait until what a process has stored is so."""
+    wait_until(lambda: is_time(stored_pairs(folder)), process)
+
+
+def kill(process: subprocess.Popen[str]) -> None:
     process.kill()
     process.communicate()
 
@@ -152,10 +209,11 @@ def test_an_evaluation_killed_three_times_ends_with_the_same_ballots_and_asks_on
     before = endpoint.finished_requests()
 
     most_again: Counter[str] = Counter()
-    for kill in range(NUM_KILLS):
-        num_wanted = (kill + generator.random()) * NUM_ITEMS * len(MEMBERS) / (NUM_KILLS + 1) + 1
+    for number in range(NUM_KILLS):
+        num_wanted = (number + generator.random()) * NUM_ITEMS * len(MEMBERS) / (NUM_KILLS + 1) + 1
         process = begin(spec, items, killed, endpoint.address)
-        kill_when(partial(has_votes, num_votes=num_wanted), killed, process)
+        wait_for_votes(partial(has_votes, num_votes=num_wanted), killed, process)
+        kill(process)
         open_items = members_by_open_item(stored_pairs(killed)).values()
         # Of the items under way, whoever's vote is stored was not being asked.
         most_again.update({name: CONCURRENCY - sum(name in voted for voted in open_items) for name in MEMBERS})
@@ -179,7 +237,12 @@ def test_members_that_answered_before_a_kill_are_not_asked_again_because_another
         # What the kill before left is open, too: it must be asked of the slow one first.
         left = set(members_by_open_item(stored_pairs(out)))
         process = begin(spec, items, out, endpoint.address)
-        kill_when(partial(waits_for_the_slow_one, left=left), out, process)
+        wait_for_votes(partial(has_ended, items=left), out, process)
+        with endpoint.slow_one_held():
+            wait_until(lambda: endpoint.num_held() == CONCURRENCY, process)
+            wait_for_votes(waits_for_the_slow_one, out, process)
+            kill(process)
+            wait_until_let_go(endpoint)
     finish(begin(spec, items, out, endpoint.address))
 
     finished = endpoint.finished_requests()

@@ -18,7 +18,7 @@ from ensemble.voting.record import VoteRecord, recount
 from tests.fakes.member_client import FakeMemberClient
 from tests.router.panels import LONG_S, NO, YES, ask_for_text, ask_yes_or_no, closed, hear_all, over
 
-HALF_A_SECOND_S = 0.5
+A_SECOND_S = 1.0
 """Of which the first of two stages has half: enough for members that answer at once."""
 CASCADE = AskPlan(stages=(("a", "b"), ("c", "d", "e")), rule="cascade")
 STAGED = AskPlan(stages=(("a", "b", "c"), ("d", "e")), rule="staged")
@@ -164,7 +164,7 @@ async def test_a_member_that_hangs_in_the_first_stage_does_not_keep_the_next_one
     clients["a"].gate = closed()
     plan = AskPlan(stages=(("a",), ("b", "c")), rule=rule)
 
-    decision = await over(clients, plan=plan).build().classify(ask_yes_or_no(), timeout_s=HALF_A_SECOND_S)
+    decision = await over(clients, plan=plan).build().classify(ask_yes_or_no(), timeout_s=A_SECOND_S)
 
     assert decision.answer == "no"
     assert [ballot.member for ballot in decision.ballots] == ["b", "c"]
@@ -180,7 +180,7 @@ async def test_a_late_member_may_still_vote_while_the_next_stage_is_asked() -> N
     router = over(clients, plan=CASCADE).build()
 
     async with asyncio.TaskGroup() as group:
-        vote = group.create_task(router.classify(ask_yes_or_no(), timeout_s=2 * HALF_A_SECOND_S))
+        vote = group.create_task(router.classify(ask_yes_or_no(), timeout_s=2 * A_SECOND_S))
         await clients["d"].asked.wait()
         clients["b"].gate.set()
         await clients["b"].left.wait()

@@ -34,6 +34,8 @@ from tests.rpc.systems import (
 )
 
 MAX_BLOCK = 4
+IMPATIENT_S = 0.2
+"""How long a call looks for a replica where there is none to find."""
 
 
 class CountingClient(GrpcMemberClient):
@@ -78,11 +80,12 @@ class PromptEngine(EchoEngine):
 
 @asynccontextmanager
 async def client_of(
-    *addresses: str, max_block: int = MAX_BLOCK
+    *addresses: str, max_block: int = MAX_BLOCK, pick_timeout_s: float = LONG_S
 ) -> AsyncIterator[tuple[BlockMemberClient, CountingClient]]:
     picker = FakeReplicaPicker(addresses=addresses)
     async with channels_open() as channels:
-        counting = CountingClient(build_caller(channels, picker, pick_timeout_s=0.2), member="a", secret=SECRET)
+        caller = build_caller(channels, picker, pick_timeout_s=pick_timeout_s)
+        counting = CountingClient(caller, member="a", secret=SECRET)
         counting.sizes = []
         async with BlockMemberClient(counting, max_block=max_block) as client:
             yield client, counting
@@ -146,14 +149,11 @@ async def test_a_scoring_that_is_refused_fails_alone() -> None:
 
 
 async def test_those_for_whom_there_is_no_room_fail_alone() -> None:
-    engine = PromptEngine()
-    requests = [question(0), question(1, prompt="slow"), question(2, prompt="full")]
+    async with system_of(PromptEngine()) as (client, counting):
+        outcomes = await ask(client, [question(0), question(1, prompt="full"), question(2)])
 
-    async with system_of(engine) as (client, _):
-        tasks = [asyncio.create_task(client.score(request, timeout_s=1.0)) for request in requests]
-        await asyncio.wait(tasks)
-
-    assert [type(task.exception()) for task in tasks] == [type(None), MemberTimeoutError, MemberBusyError]
+    assert [type(one) for one in outcomes] == [ChoiceScores, MemberBusyError, ChoiceScores]
+    assert counting.sizes == [3]
 
 
 async def test_those_for_whom_there_is_no_room_are_asked_again_of_another_replica() -> None:
@@ -173,7 +173,7 @@ async def test_one_that_is_late_does_not_make_its_neighbours_late() -> None:
 
     async with system_of(engine) as (client, _):
         quick, slow, also_quick = await ask(
-            client, [question(0), question(1, prompt="slow"), question(2)], timeout_s=2.0
+            client, [question(0), question(1, prompt="slow"), question(2)], timeout_s=5.0
         )
         await wait_until(lambda: engine.num_cancelled == 1)
 
@@ -218,7 +218,7 @@ async def test_what_nobody_waits_for_before_its_call_is_not_asked() -> None:
 
 
 async def test_a_member_that_is_away_or_late_is_so_for_the_whole_block() -> None:
-    async with client_of(NOBODY) as (client, _):
+    async with client_of(NOBODY, pick_timeout_s=IMPATIENT_S) as (client, _):
         away = await ask(client, [question(0), question(1)])
     async with system_of(build_echo(delay_s=LONG_S)) as (client, _):
         late = await ask(client, [question(0), question(1)], timeout_s=0.05)

@@ -3,26 +3,42 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing, asynccontextmanager
 
 import pytest
 
+from ensemble.engines.config import EchoEngineConfig
 from ensemble.engines.echo import EchoEngine
+from ensemble.generation import CompletionChunk, GenerationRequest
 from ensemble.router.request import TextPiece
 from ensemble.rpc.client import AsyncEnsembleClient
 from ensemble.voting.ballot import AbstentionReason
 from ensemble.voting.decision import DecidedBy
-from tests.rpc.systems import build_echo, endpoint_running, wait_until
+from tests.rpc.systems import LONG_S, build_echo, endpoint_running, wait_until
 
 WORDS = "word " * 190
 """At a word every 50 ms, far longer than any of these tests."""
 Call = Callable[[AsyncEnsembleClient], Awaitable[object]]
 
 
+class FollowingEngine(EchoEngine):
+    """Answers once another engine is at work: a vote that is decided before stops a call that never left."""
+
+    def __init__(self, other: EchoEngine) -> None:
+        super().__init__(EchoEngineConfig(), member="a")
+        self._other = other
+
+    async def generate(self, request: GenerationRequest) -> AsyncGenerator[CompletionChunk]:
+        await wait_until_running(self._other)
+        async with aclosing(super().generate(request)) as chunks:
+            async for chunk in chunks:
+                yield chunk
+
+
 @asynccontextmanager
-async def slow_member() -> AsyncIterator[tuple[EchoEngine, AsyncEnsembleClient]]:
-    engine = build_echo(token_delay_s=0.05, delay_s=0.2)
+async def slow_member(*, delay_s: float = LONG_S) -> AsyncIterator[tuple[EchoEngine, AsyncEnsembleClient]]:
+    engine = build_echo(token_delay_s=0.05, delay_s=delay_s)
     async with endpoint_running({"a": engine}) as endpoint, AsyncEnsembleClient(endpoint.address) as client:
         yield engine, client
 
@@ -62,7 +78,7 @@ async def test_cancelling_the_clients_call_cancels_the_engines_request(call: Cal
 
 
 async def test_leaving_a_stream_in_the_middle_cancels_the_engines_request() -> None:
-    async with slow_member() as (engine, client):
+    async with slow_member(delay_s=0.0) as (engine, client):
         async with aclosing(client.stream_generate(WORDS)) as events:
             first = await anext(events)
 
@@ -85,11 +101,12 @@ async def test_a_client_that_goes_away_cancels_the_engines_request() -> None:
 
 
 async def test_a_vote_that_is_decided_cancels_the_late_members_request() -> None:
-    engines = {"a": build_echo("a"), "b": build_echo("b"), "late": build_echo("late", token_delay_s=0.05)}
+    late = build_echo("late", token_delay_s=0.05)
+    engines = {"a": FollowingEngine(late), "b": FollowingEngine(late), "late": late}
     async with endpoint_running(engines) as endpoint, AsyncEnsembleClient(endpoint.address) as client:
         decision = await client.generate(WORDS)
 
-        await check_aborted(engines["late"])
+        await check_aborted(late)
 
     assert decision.decided_by is DecidedBy.LOSSLESS_QUORUM
     assert [(silent.member, silent.reason) for silent in decision.abstentions] == [("late", AbstentionReason.CANCELLED)]
@@ -97,7 +114,7 @@ async def test_a_vote_that_is_decided_cancels_the_late_members_request() -> None
 
 async def test_a_deadline_cancels_the_late_members_request() -> None:
     engines = {"a": build_echo("a"), "late": build_echo("late", token_delay_s=0.05)}
-    async with endpoint_running(engines) as endpoint, AsyncEnsembleClient(endpoint.address, timeout_s=3.0) as client:
+    async with endpoint_running(engines) as endpoint, AsyncEnsembleClient(endpoint.address, timeout_s=5.0) as client:
         decision = await client.generate(WORDS)
 
         await check_aborted(engines["late"])

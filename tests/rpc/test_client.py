@@ -204,7 +204,7 @@ def test_an_address_where_nobody_listens_is_an_endpoint_error_for_the_blocking_c
 
 async def test_a_late_member_abstains_before_the_clients_deadline_passes() -> None:
     engines = {"a": build_echo(), "late": build_echo("late", delay_s=60.0)}
-    async with endpoint_running(engines) as endpoint, AsyncEnsembleClient(endpoint.address, timeout_s=2.0) as client:
+    async with endpoint_running(engines) as endpoint, AsyncEnsembleClient(endpoint.address, timeout_s=5.0) as client:
         decision = await client.generate("one two")
 
     assert (decision.answer, decision.decided_by) == ("one two", DecidedBy.DEADLINE)
@@ -235,7 +235,7 @@ async def test_a_member_that_nobody_can_reach_abstains_and_says_why() -> None:
 
 
 async def test_a_stream_that_its_reader_leaves_is_cancelled_on_the_server() -> None:
-    engine = build_echo(token_delay_s=0.01)
+    engine = build_echo(token_delay_s=0.05)
     async with endpoint_running({"a": engine}) as endpoint, AsyncEnsembleClient(endpoint.address) as client:
         async with aclosing(client.stream_generate("word " * 190)) as events:
             await anext(events)

@@ -40,12 +40,16 @@ from tests.rpc.systems import (
 
 GENERATION = GenerationRequest(request_id="r", prompt="one two three")
 SCORING = ScoringRequest(request_id="r", prompt="Is it so?", choices=("yes", "no"))
+IMPATIENT_S = 0.2
+"""How long a call looks for a replica where there is none to find."""
 
 
 @asynccontextmanager
-async def client_of(picker: ReplicaPicker, *, secret: str = SECRET) -> AsyncIterator[GrpcMemberClient]:
+async def client_of(
+    picker: ReplicaPicker, *, secret: str = SECRET, pick_timeout_s: float = LONG_S
+) -> AsyncIterator[GrpcMemberClient]:
     async with channels_open() as channels:
-        yield GrpcMemberClient(build_caller(channels, picker, pick_timeout_s=0.2), member="a", secret=secret)
+        yield GrpcMemberClient(build_caller(channels, picker, pick_timeout_s=pick_timeout_s), member="a", secret=secret)
 
 
 async def read(client: GrpcMemberClient, *, timeout_s: float = LONG_S) -> list[CompletionChunk]:
@@ -78,7 +82,7 @@ async def test_a_stream_too_starts_on_another_replica_when_one_is_away() -> None
 
 async def test_when_all_attempts_find_nobody_the_member_is_unavailable() -> None:
     picker = FakeReplicaPicker(addresses=(NOBODY,))
-    async with client_of(picker) as client:
+    async with client_of(picker, pick_timeout_s=IMPATIENT_S) as client:
         with pytest.raises(MemberUnavailableError) as caught:
             await client.score(SCORING, timeout_s=LONG_S)
 
@@ -90,7 +94,7 @@ async def test_when_all_attempts_find_nobody_the_member_is_unavailable() -> None
     "picker", [FakeReplicaPicker(), FakeReplicaPicker(error=MemberUnavailableError("a", "the deployment is gone"))]
 )
 async def test_without_a_replica_to_choose_the_member_is_unavailable(picker: FakeReplicaPicker) -> None:
-    async with client_of(picker) as client:
+    async with client_of(picker, pick_timeout_s=IMPATIENT_S) as client:
         with pytest.raises(MemberUnavailableError):
             await client.complete(GENERATION, timeout_s=LONG_S)
 
@@ -158,12 +162,19 @@ async def test_a_replica_that_is_too_slow_is_too_late_and_lets_the_request_go() 
         member_running(engine) as address,
         client_of(FakeReplicaPicker(addresses=(address,))) as client,
     ):
-        for attempt in (client.score(SCORING, timeout_s=0.5), client.complete(GENERATION, timeout_s=0.5)):
-            with pytest.raises(MemberTimeoutError):
-                await attempt
-        with pytest.raises(MemberTimeoutError):
-            await read(client, timeout_s=0.5)
+        attempts = [
+            asyncio.ensure_future(attempt)
+            for attempt in (
+                client.score(SCORING, timeout_s=2.0),
+                client.complete(GENERATION, timeout_s=2.0),
+                read(client, timeout_s=2.0),
+            )
+        ]
+        await wait_until(lambda: engine.stats().running_requests == 3)
+        await asyncio.wait(attempts)
         await wait_until(lambda: engine.stats().aborted_requests == 3)
+
+    assert [type(attempt.exception()) for attempt in attempts] == [MemberTimeoutError] * 3
 
 
 @dataclass(slots=True)
