@@ -162,14 +162,8 @@ async def test_a_replica_that_is_too_slow_is_too_late_and_lets_the_request_go() 
         member_running(engine) as address,
         client_of(FakeReplicaPicker(addresses=(address,))) as client,
     ):
-        attempts = [
-            asyncio.ensure_future(attempt)
-            for attempt in (
-                client.score(SCORING, timeout_s=2.0),
-                client.complete(GENERATION, timeout_s=2.0),
-                read(client, timeout_s=2.0),
-            )
-        ]
+        calls = (client.score(SCORING, timeout_s=2.0), client.complete(GENERATION, timeout_s=2.0))
+        attempts = [asyncio.ensure_future(call) for call in (*calls, read(client, timeout_s=2.0))]
         await wait_until(lambda: engine.stats().running_requests == 3)
         await asyncio.wait(attempts)
         await wait_until(lambda: engine.stats().aborted_requests == 3)
