@@ -10,6 +10,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import hypothesis
 import pytest
 import pytest_asyncio
 
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # A shell starts what it puts into the background so, and the commands that the tests interrupt would inherit it.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# The same examples every time, and no limits of time: neither chance nor a machine that is busy fails a test.
+hypothesis.settings.load_profile("ci")
 
 NUM_CPUS = 8
 """What Ray may believe to have: members reserve cores so that refusals can be tested, not to have them."""
