@@ -7,8 +7,9 @@ import time
 from pathlib import Path
 
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
-_USER_TICKS, _SYSTEM_TICKS = 11, 12
-"""Fields of /proc/PID/stat after the name, which may hold anything."""
+_TICKS = slice(11, 15)
+"""Fields of /proc/PID/stat after the name, which may hold anything: user and system time, its own and that of its
+children which have ended."""
 
 
 def read_cpu_s() -> float:
@@ -34,4 +35,4 @@ def _read_ticks(pid: int) -> int:
         fields = Path(f"/proc/{pid}/stat").read_text("utf-8").rpartition(")")[2].split()
     except (FileNotFoundError, ProcessLookupError):
         return 0
-    return int(fields[_USER_TICKS]) + int(fields[_SYSTEM_TICKS])
+    return sum(map(int, fields[_TICKS]))
