@@ -21,8 +21,8 @@ def test_room_that_is_not_there_is_told_in_figures(tmp_path: Path) -> None:
 
 
 def test_what_is_written_to_one_disk_is_added_up(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"at least 2097152 MiB are needed"):
-        check_room([(tmp_path / "a", 2**40), (tmp_path / "b", 2**40)])
+    with pytest.raises(ConfigError, match=r"at least 2199023255552 MiB are needed"):
+        check_room([(tmp_path / "a", 2**60), (tmp_path / "b", 2**60)])
 
 
 def test_room_that_is_there_is_no_error(tmp_path: Path) -> None:
