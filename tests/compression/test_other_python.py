@@ -43,13 +43,21 @@ def run(folder: Path, text: str, *, timeout_s: float = 60.0, on_message: Any = N
 
 
 def are_gone(pids: list[int], *, within_s: float = 30.0) -> bool:
-    """Wait for processes to end; one that nobody has collected yet has ended, too."""
+    """Wait for processes to end."""
     deadline_s = time.monotonic() + within_s
     while time.monotonic() < deadline_s:
-        if not any(psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE for pid in pids):
+        if not any(map(is_there, pids)):
             return True
         time.sleep(0.05)
     return False
+
+
+def is_there(pid: int) -> bool:
+    """Say whether a process runs; one that nobody has collected yet has ended, too."""
+    try:
+        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
 
 
 def read_pids(path: Path) -> list[int]:
