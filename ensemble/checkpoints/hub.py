@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -72,6 +73,8 @@ def _download_told(download: partial[str], on_phase: OnPhase) -> str:
 
 def _silent_bar(tell: Callable[[float], None] | None = None) -> type[tqdm]:
     """Make a progress bar's class that draws nothing, and tells how many bytes are there."""
+    # Files are fetched by several threads, and what the later one tells must not be less.
+    telling = threading.Lock()
 
     class Bar(tqdm):  # type: ignore[misc]  # it has no types
         def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -80,9 +83,10 @@ def _silent_bar(tell: Callable[[float], None] | None = None) -> type[tqdm]:
             self._num_done = float(kwargs.get("initial") or 0)
 
         def update(self, n: float | None = 1) -> None:
-            self._num_done += n or 0
-            if self._counts_bytes and tell is not None:
-                tell(self._num_done)
+            with telling:
+                self._num_done += n or 0
+                if self._counts_bytes and tell is not None:
+                    tell(self._num_done)
 
     return Bar
 

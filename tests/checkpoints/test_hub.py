@@ -6,10 +6,12 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 
+from ensemble.checkpoints.hub import _silent_bar
 from tests.checkpoints.hub_server import hub_running
 from tests.checkpoints.tiny_models import build_llama, save
 
@@ -62,6 +64,25 @@ def test_a_repository_is_fetched_with_progress_and_without_pickles(repository: P
     assert shares[0] == 0.0
     assert shares[-1] == 1.0
     assert shares == sorted(shares)
+
+
+def test_what_several_threads_fetch_never_becomes_less() -> None:
+    told: list[float] = []
+
+    def tell(num_bytes: float) -> None:
+        if num_bytes == 1.0:
+            other.start()
+            # For as long as the first has not told its own, the other may not overtake it.
+            other.join(0.2)
+        told.append(num_bytes)
+
+    bar = _silent_bar(tell)(unit="B")
+    other = threading.Thread(target=bar.update)
+
+    bar.update()
+    other.join()
+
+    assert told == [1.0, 2.0]
 
 
 def test_two_processes_fetch_a_repository_once(repository: Path, tmp_path: Path) -> None:
