@@ -13,7 +13,9 @@ from rich.text import Text
 from ensemble.checkpoints.check_reference import check_reference
 from ensemble.cli.terminal import plain_table, stdout_console
 from ensemble.config import MemberConfig, Spec
-from ensemble.errors import CheckpointError
+from ensemble.engines.config import VllmEngineConfig
+from ensemble.engines.vllm_options import check_options, read_argument_names
+from ensemble.errors import CheckpointError, ConfigError
 from ensemble.router.config import QuorumConfig
 from ensemble.spec_file import load_calibrations, load_spec, spec_schema
 
@@ -24,14 +26,17 @@ def validate(
     spec: SpecPath,
     *,
     skip_checkpoints: Annotated[
-        bool, typer.Option("--skip-checkpoints", help="Do not look for the checkpoints: they lie on another machine.")
+        bool,
+        typer.Option(
+            "--skip-checkpoints", help="Do not look for the checkpoints, nor at vLLM: they lie on another machine."
+        ),
     ] = False,
 ) -> None:
     """Check a spec and the checkpoints it names, and show what it holds; exits with 2 and the reason when it is bad."""
     checked = load_spec(spec)
     load_calibrations(checked)
     if not skip_checkpoints:
-        check_checkpoints(checked)
+        check_members(checked)
     console = stdout_console()
     console.print(_draw_members(checked))
     console.print()
@@ -60,11 +65,11 @@ def schema(
     typer.echo(recipe_schema(), nl=False)
 
 
-def check_checkpoints(spec: Spec) -> None:
-    """Check that every checkpoint is there, as far as this machine can know.
+def check_members(spec: Spec) -> None:
+    """Check that every checkpoint is there, and that vLLM has the options it is given, as far as this machine knows.
 
     Raises:
-        ConfigError: one is not; it names the member and the field.
+        ConfigError: one is not, or it has not; it names the member and the field.
     """
     for index, member in enumerate(spec.members):
         for field, reference in member.checkpoint_by_field.items():
@@ -73,6 +78,11 @@ def check_checkpoints(spec: Spec) -> None:
             except CheckpointError as error:
                 where = f"members[{index}].{field} ({error.where})"
                 raise CheckpointError(where, error.problem, error.remedy) from error
+        if isinstance(member.engine, VllmEngineConfig) and member.engine.options:
+            try:
+                check_options(member.engine.options, read_argument_names())
+            except ConfigError as error:
+                raise ConfigError(f"members[{index}].{error.where}", error.problem, error.remedy) from error
 
 
 def _draw_members(spec: Spec) -> Table:

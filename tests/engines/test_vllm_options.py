@@ -1,0 +1,99 @@
+"""Options for vLLM are checked by name where vLLM is installed, without importing it."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import fields
+from importlib.machinery import ModuleSpec
+from typing import TYPE_CHECKING
+
+import pytest
+
+from ensemble.engines import vllm_options
+from ensemble.engines.vllm_options import check_options, read_argument_names
+from ensemble.errors import ConfigError
+from tests.engines.vllm_runs import NEEDS_VLLM
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+SOURCE = '''
+from typing import ClassVar
+
+class EngineArgs:
+    """Arguments."""
+
+    model: str = "m"
+    max_num_batched_tokens: int | None = None
+    registry: ClassVar[dict] = {}
+    plain = 3
+
+    def build(self) -> None:
+        local: int = 3
+
+class AsyncEngineArgs(EngineArgs):
+    enable_log_requests: bool = False
+
+class Unrelated:
+    other: int = 3
+'''
+
+
+def install(monkeypatch: pytest.MonkeyPatch, folder: Path, source: str) -> None:
+    """Have this source found as vLLM's."""
+    (folder / "engine").mkdir()
+    (folder / "engine" / "arg_utils.py").write_text(source, "utf-8")
+    spec = ModuleSpec("vllm", None, is_package=True)
+    spec.submodule_search_locations = [str(folder)]
+    monkeypatch.setattr(vllm_options, "find_spec", lambda _name: spec)
+
+
+def test_the_names_are_the_fields_in_vllm_s_source(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    install(monkeypatch, tmp_path, SOURCE)
+
+    names = read_argument_names()
+
+    assert names == {"model", "max_num_batched_tokens", "enable_log_requests"}
+
+
+@pytest.mark.parametrize("source", ["class EngineArgs:", "ARGUMENTS = ()"])
+def test_a_source_that_tells_nothing_gives_no_names(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, source: str
+) -> None:
+    install(monkeypatch, tmp_path, source)
+
+    assert read_argument_names() == frozenset()
+
+
+def test_without_vllm_there_are_no_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vllm_options, "find_spec", lambda _name: None)
+
+    assert read_argument_names() == frozenset()
+
+
+def test_an_unknown_option_is_named_with_the_nearest_ones() -> None:
+    with pytest.raises(ConfigError, match=r"engine\.options\.max_num_batch_tokens.*max_num_batched_tokens"):
+        check_options(("max_num_batch_tokens",), {"max_num_batched_tokens", "seed"})
+
+
+def test_without_names_an_option_is_left_to_the_start_unless_it_has_a_field_of_its_own() -> None:
+    check_options(("max_num_batch_tokens",), ())
+
+    with pytest.raises(ConfigError, match=r"max_num_seqs.*set engine\.max_batch instead"):
+        check_options(("max_num_seqs",), ())
+
+
+@NEEDS_VLLM
+def test_reading_the_names_imports_no_vllm() -> None:
+    before = "vllm" in sys.modules
+
+    assert "gpu_memory_utilization" in read_argument_names()
+    assert ("vllm" in sys.modules) is before
+
+
+@pytest.mark.vllm
+@NEEDS_VLLM
+def test_the_names_that_are_read_are_those_that_vllm_takes() -> None:
+    from vllm.engine.arg_utils import AsyncEngineArgs  # noqa: PLC0415 - where vLLM is not installed, tests skip
+
+    assert read_argument_names() == {field.name for field in fields(AsyncEngineArgs)}
