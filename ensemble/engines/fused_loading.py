@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, cast
 
 import torch
 
+from ensemble.checkpoints.folder import check_folder
 from ensemble.checkpoints.progress import OnPhase, ignore_phase
 from ensemble.engines.batch import Batch
 from ensemble.engines.batch_loop import LoadedModel
@@ -65,11 +66,13 @@ def load_fused(
         torch.set_num_threads(config.threads)
     device = choose_device(config.device)
     precision = Precision.choose(config.dtype, device)
+    # Before the weights, which take long to load and serve nobody where these differ.
+    _check_tokenizers(references, cache_dir=cache_dir, on_phase=on_phase)
     loaded = {
         reference: _load(reference, dtype=precision.dtype, device=device, cache_dir=cache_dir, on_phase=on_phase)
         for reference in dict.fromkeys(references)
     }
-    vocab_size = _check_group(loaded)
+    vocab_size = _check_heads(loaded)
     on_phase("warm up", 0.0)
     bytes_by_reference = {
         reference: prepare_model(one.model, reference, precision) for reference, one in loaded.items()
@@ -88,21 +91,33 @@ def load_fused(
     )
 
 
-def _load(reference: str, *, dtype: str, device: str, cache_dir: Path, on_phase: OnPhase) -> LoadedCheckpoint:
+def _check_tokenizers(references: Sequence[str], *, cache_dir: Path, on_phase: OnPhase) -> None:
+    """Compare the checkpoints' tokens."""
     # Checkpoints pull in converters and hubs: only when one is loaded.
-    from ensemble.checkpoints import load_checkpoint  # noqa: PLC0415
+    from ensemble.checkpoints import resolve_checkpoint  # noqa: PLC0415
+    from ensemble.checkpoints.load import names_classifier  # noqa: PLC0415
+    from ensemble.checkpoints.tokenizer import load_tokenizer  # noqa: PLC0415
 
-    loaded = load_checkpoint(reference, dtype=dtype, device=device, cache_dir=cache_dir, on_phase=on_phase)
-    if loaded.is_classifier:
-        raise CheckpointError(reference, "it is a text classifier", "fuse models that continue texts")
-    return loaded
-
-
-def _check_group(loaded: dict[str, LoadedCheckpoint]) -> int:
-    """Compare the checkpoints' tokens; give the number of tokens that every head has."""
-    (first_name, first), *others = loaded.items()
+    tokenizers = {}
+    for reference in dict.fromkeys(references):
+        folder = resolve_checkpoint(reference, cache_dir=cache_dir, on_phase=on_phase)
+        if names_classifier(check_folder(folder)):
+            raise CheckpointError(reference, "it is a text classifier", "fuse models that continue texts")
+        tokenizers[reference] = load_tokenizer(folder)
+    (first_name, first), *others = tokenizers.items()
     for name, other in others:
-        check_same_tokens(first.tokenizer, other.tokenizer, names=(first_name, name))
+        check_same_tokens(first, other, names=(first_name, name))
+
+
+def _load(reference: str, *, dtype: str, device: str, cache_dir: Path, on_phase: OnPhase) -> LoadedCheckpoint:
+    from ensemble.checkpoints import load_checkpoint  # noqa: PLC0415 - as above
+
+    return load_checkpoint(reference, dtype=dtype, device=device, cache_dir=cache_dir, on_phase=on_phase)
+
+
+def _check_heads(loaded: dict[str, LoadedCheckpoint]) -> int:
+    """Give the number of tokens that every head has."""
+    first = next(iter(loaded.values()))
     rows_by_name = {name: _count_head_rows(one) for name, one in loaded.items()}
     fewest = min(rows_by_name.values())
     if len(set(rows_by_name.values())) > 1:

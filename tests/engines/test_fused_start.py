@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from ensemble import checkpoints
 from ensemble.engines.config import FusedEngineConfig
 from ensemble.errors import CheckpointError
 from ensemble.fingerprint import fingerprint
@@ -42,6 +43,19 @@ async def test_another_vocabulary_is_refused_with_figures(tmp_path: Path) -> Non
     assert refusal.where == other
     assert f"not that of {first}" in refusal.problem
     assert "50 of 203 tokens differ (number 153 is None, not 'w150')" in refusal.problem
+
+
+async def test_no_weights_are_loaded_for_a_group_without_a_common_tokenizer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded: list[object] = []
+    monkeypatch.setattr(checkpoints, "load_checkpoint", lambda *parts, **_: loaded.append(parts))
+    first = save_random_llama(tmp_path / "first")
+    other = save_random_llama(tmp_path / "other", num_words=150)
+
+    refusal = await _refusal(first, other)
+
+    assert (refusal.where, loaded) == (other, [])
 
 
 async def test_two_tokens_that_have_changed_places_are_refused(tmp_path: Path) -> None:
