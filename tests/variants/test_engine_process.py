@@ -127,7 +127,8 @@ def test_an_engine_on_vllm_is_asked_and_measured_in_a_process_too(tmp_path: Path
     with EngineProcess(order) as process:
         process.start()
         votes = process.ask(ITEMS)
-        measured = process.measure_round(TASK)
+        # vLLM hands over together what it has written since it was last read, on a busy machine a short text at once.
+        measured = process.measure_round(replace(TASK, max_tokens=100))
 
     assert [isinstance(vote, Ballot) for vote in votes] == [True] * len(ITEMS)
     assert set(measured.pace_by_task) == {("prefill", 1), ("decode", 1), ("prefill", 3), ("decode", 3)}
