@@ -11,7 +11,7 @@ import typer
 from ensemble.cli.compress_view import describe_report, show_standing
 from ensemble.cli.phases import show_phases
 from ensemble.cli.stored import Output, read_text, with_store
-from ensemble.cli.terminal import stderr_console, stdout_console
+from ensemble.cli.terminal import printable, stderr_console, stdout_console
 from ensemble.environment import cache_dir, compress_python
 from ensemble.errors import ConfigError
 
@@ -29,7 +29,11 @@ def compress(
     ],
     *,
     recipe: Annotated[
-        list[Path], typer.Option(help="A recipe, a YAML file; see deploy/recipes. Several make a variant each.")
+        list[Path],
+        typer.Option(
+            help="A recipe, a YAML file; see deploy/recipes. Several make a variant each. A variant's compression.json "
+            "makes it again."
+        ),
     ],
     calibration: Annotated[
         list[str] | None,
@@ -47,6 +51,10 @@ def compress(
 
     Ended by a kill, the same command goes on where it was. Of several recipes, each result is OUTPUT/NAME, by the
     name of the recipe's file; in a store, store:OUTPUT-NAME.
+
+    A variant's record (its compression.json; of a stored one `ensemble models --json` tells it) stands for the recipe
+    that made it: SOURCE and the text must then be the record's, by their digests, and `ensemble digest` of both
+    variants says whether the bytes are the same.
     """
     console, named = stdout_console(), with_store(source)
     place = Output.of(output, replace=replace, made_from=[named, *(calibration or ()), *map(read_text, recipe)])
@@ -75,7 +83,11 @@ def name_outputs(output: Path, recipes: Sequence[Path]) -> dict[Path, Path]:
     """
     if len(recipes) == 1:
         return {output: recipes[0]}
-    recipe_by_output = {output / recipe.stem: recipe for recipe in recipes}
+    from ensemble.compression.record import RECORD_NAME  # noqa: PLC0415 - torch takes seconds to import
+
+    # Records all have the same name: their variants' folders say which is which.
+    names = [one.absolute().parent.name if one.name == RECORD_NAME else one.stem for one in recipes]
+    recipe_by_output = {output / name: recipe for name, recipe in zip(names, recipes, strict=True)}
     if len(recipe_by_output) < len(recipes):
         raise ConfigError("--recipe", "two recipes have the same name", "give their files different names")
     return recipe_by_output
@@ -96,12 +108,18 @@ def run_recipes(
     """
     # torch and transformers take seconds to import.
     from ensemble.compression.compress import Variant, make_variants  # noqa: PLC0415
-    from ensemble.compression.recipe import load_recipe  # noqa: PLC0415
+    from ensemble.compression.remake import load_recipe_or_record  # noqa: PLC0415
 
-    recipes = [load_recipe(recipe).with_compress_python(compress_python()) for recipe in recipe_by_output.values()]
+    variants = []
+    for output, path in recipe_by_output.items():
+        recipe, remake = load_recipe_or_record(path)
+        for difference in remake.list_differences() if remake else ():
+            told = printable(f"{path}: {difference}: the bytes may differ")
+            stderr_console().print(told, style="yellow", markup=False, soft_wrap=True)
+        variants.append(Variant(recipe=recipe.with_compress_python(compress_python()), output=output, remake=remake))
     return make_variants(
         source,
-        [Variant(recipe=recipe, output=output) for output, recipe in zip(recipe_by_output, recipes, strict=True)],
+        variants,
         calibration_texts=calibration,
         cache_dir=cache_dir() / "checkpoints",
         on_progress=on_progress,

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from ensemble.compression.calibration_options import CalibrationOptions
     from ensemble.compression.recipe import Recipe
     from ensemble.compression.record import CompressionReport
+    from ensemble.compression.remake import Remake
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +33,8 @@ class Variant:
 
     recipe: Recipe
     output: Path
+    remake: Remake | None = None
+    """Of the record that it is to be made again from; what is given must be what that names."""
 
 
 def compress(
@@ -85,6 +88,8 @@ def make_variants(
     for variant in variants:
         options = fit_calibration(opened, variant.recipe.calibration)
         text = split_calibration_text(texts, opened.tokenizer, options, context=opened.context)
+        if variant.remake is not None:
+            variant.remake.check(opened.digest, text, variant.recipe)
         runs.append(
             VariantRun(
                 source=opened,

@@ -85,8 +85,10 @@ def count_weight_bytes(folder: Path) -> int:
 
 
 def read_versions() -> dict[str, str]:
-    """Name the code that has a part in making and measuring variants."""
+    """Name the code that has a part in making and measuring variants, and the processor that it is compiled for."""
     return {
+        # Torch has kernels for each, which add up in another order.
+        "cpu": f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}",
         "ensemble": __version__,
         "python": platform.python_version(),
         "safetensors": safetensors.__version__,

@@ -6,6 +6,7 @@ import io
 from typing import TYPE_CHECKING
 
 import pytest
+import torch
 from rich.console import Console
 from typer.testing import CliRunner
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from typer.testing import Result
 
 INT8 = "steps: [{type: quantize_int8}]"
+NAMES = ("int8", "thin")
 PRUNE = "steps: [{type: prune_layers, num_layers: 1}]"
 
 
@@ -63,6 +65,25 @@ def test_several_recipes_write_a_folder_each_by_their_files_names(tmp_path: Path
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["int8", "thin"]
     assert "thin: step 1 of 1, prune_layers" in result.stderr
     assert "s left" in result.stderr
+
+
+def test_records_make_variants_again_each_by_its_folders_name(tmp_path: Path) -> None:
+    source = save(build_llama(), tmp_path / "source")
+    recipes = [write(tmp_path / "int8.yaml", INT8), write(tmp_path / "thin.yaml", PRUNE)]
+    run(source, tmp_path / "out", "--recipe", recipes[0], "--recipe", recipes[1])
+    record = tmp_path / "out/thin/compression.json"
+    record.write_text(record.read_text().replace(f'"torch": "{torch.__version__}"', '"torch": "0.1"'))
+
+    result = run(
+        source, tmp_path / "again", *(f"--recipe={tmp_path / 'out' / name}/compression.json" for name in NAMES)
+    )
+
+    assert result.exit_code == 0
+    for name in NAMES:
+        made, again = (tmp_path / folder / name / "model.safetensors" for folder in ("out", "again"))
+        assert made.read_bytes() == again.read_bytes()
+    assert f"{record}: torch was 0.1 and is {torch.__version__}: the bytes may differ" in result.stderr
+    assert result.stderr.count("the bytes may differ") == 1
 
 
 @pytest.mark.parametrize(

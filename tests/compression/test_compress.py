@@ -94,7 +94,7 @@ def test_steps_are_taken_in_order_and_recorded(tmp_path: Path) -> None:
     assert report.perplexity_after is not None
     assert record["perplexity_after"] == report.perplexity_after > 1.0
     libraries = {"python", "safetensors", "torch", "transformers"}
-    assert set(record["versions"]) == {"ensemble", *libraries}
+    assert set(record["versions"]) == {"cpu", "ensemble", *libraries}
     assert record["threads"] == torch.get_num_threads()
 
 
