@@ -41,7 +41,9 @@ def recipes(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, ...]:
     layers, zeros = folder / "layers.yaml", folder / "zeros.yaml"
     layers.write_text("steps: [{type: prune_layers, num_layers: {search: {from: 1, to: 2, step: 1}}}]", "utf-8")
     sparsity = "{search: {from: 0.2, to: 0.8, step: 0.2}}"
-    zeros.write_text(f"steps: [{{type: prune_weights, sparsity: {sparsity}}}, {{type: quantize_int4}}]", "utf-8")
+    zeros.write_text(
+        f"steps: [{{type: prune_weights, score: magnitude, sparsity: {sparsity}}}, {{type: quantize_int4}}]", "utf-8"
+    )
     return "--recipe", str(layers), "--recipe", str(zeros)
 
 
@@ -214,7 +216,7 @@ def test_a_cluster_is_told_where_a_path_leads(
 
 def test_a_limit_that_nothing_keeps_is_told_with_the_nearest_and_reported(source: str, tmp_path: Path) -> None:
     out, chosen, zeros = tmp_path / "out", tmp_path / "chosen", tmp_path / "zeros.yaml"
-    zeros.write_text("steps: [{type: prune_weights, sparsity: {search: [0.95, 0.9]}}]", "utf-8")
+    zeros.write_text("steps: [{type: prune_weights, score: magnitude, sparsity: {search: [0.95, 0.9]}}]", "utf-8")
 
     done = CliRunner().invoke(
         app, ["adjust", source, str(chosen), "--recipe", str(zeros), "--out", str(out), "--max-loss", "0", *SIZE]

@@ -23,6 +23,7 @@ OPTIONS_BY_TYPE: dict[str, dict[str, Any]] = {
     "llm_compressor": {"modifiers": [{"name": "GPTQModifier", "options": {"scheme": "W4A16", "ignore": ["lm_head"]}}]},
     "prune_layers": {"num_layers": 1},
     "prune_hidden": {"width": 16, "multiple_of": 4},
+    "prune_weights": {"score": "magnitude"},
     "prune_width": {"width": 48, "multiple_of": 16},
 }
 """Of a step that wants options, or whose defaults are for larger models."""

@@ -21,7 +21,13 @@ if TYPE_CHECKING:
     from ensemble.compression.step import StepContext, StepResult
 
 RECIPE = Recipe.model_validate(
-    {"steps": [{"type": "prune_layers", "num_layers": 1}, {"type": "prune_weights"}, {"type": "quantize_int8"}]}
+    {
+        "steps": [
+            {"type": "prune_layers", "num_layers": 1},
+            {"type": "prune_weights", "score": "magnitude"},
+            {"type": "quantize_int8"},
+        ]
+    }
 )
 
 

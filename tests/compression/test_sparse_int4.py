@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from transformers import PreTrainedConfig, PreTrainedModel
 
-PRUNE = {"type": "prune_weights", "sparsity": 0.5}
+PRUNE = {"type": "prune_weights", "score": "magnitude", "sparsity": 0.5}
 INT4 = {"type": "quantize_int4"}
 TOKENS = torch.arange(4, 40)[None]
 

@@ -25,7 +25,7 @@ def build_task(tmp_path: Path) -> AdjustTask:
     recipe = tmp_path / "zeros.yaml"
     recipe.write_text(
         "steps: [{type: prune_layers, num_layers: {search: [1, 2]}}, "
-        "{type: prune_weights, sparsity: {search: {from: 0.2, to: 0.8, step: 0.2}}}]",
+        "{type: prune_weights, score: magnitude, sparsity: {search: {from: 0.2, to: 0.8, step: 0.2}}}]",
         "utf-8",
     )
     source = save(build_llama(), tmp_path / "tiny")

@@ -18,7 +18,7 @@ TEXT = JudgingText(passages=tuple(f"passage {number}" for number in range(9)), d
 
 def build_point(name: str, sparsity: float) -> Point:
     """Describe a point; the seed makes a recipe of its own of each name's letter."""
-    document = {"seed": ord(name[0]), "steps": [{"type": "prune_weights", "sparsity": sparsity}]}
+    document = {"seed": ord(name[0]), "steps": [{"type": "prune_weights", "score": "magnitude", "sparsity": sparsity}]}
     recipe = parse_recipe(document, where="test")
     return Point(name=name, recipe=recipe)
 

@@ -23,7 +23,10 @@ def names_of(path: Path) -> list[list[str]]:
 
 
 def test_a_range_is_one_chain_from_the_mildest_to_the_strongest(tmp_path: Path) -> None:
-    path = write(tmp_path, "steps: [{type: prune_weights, sparsity: {search: {from: 0.1, to: 0.5, step: 0.2}}}]")
+    path = write(
+        tmp_path,
+        "steps: [{type: prune_weights, score: magnitude, sparsity: {search: {from: 0.1, to: 0.5, step: 0.2}}}]",
+    )
 
     (chain,) = load_templates([path])
 
@@ -53,7 +56,7 @@ def test_every_value_of_a_list_is_a_chain_of_its_own_with_the_range_in_it(tmp_pa
 
 
 def test_two_options_of_one_name_are_told_apart(tmp_path: Path) -> None:
-    step = "{type: prune_weights, sparsity: {search: [0.25]}}"
+    step = "{type: prune_weights, score: magnitude, sparsity: {search: [0.25]}}"
     other = write(tmp_path, f"steps: [{step}, {{type: prune_layers, num_layers: 1}}, {step}]")
 
     assert names_of(other) == [["cut(steps.0.sparsity=0.25, steps.2.sparsity=0.25)"]]
@@ -66,12 +69,27 @@ def test_a_recipe_with_nothing_open_is_one_point(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        ("steps: [{type: prune_weights, sparsity: {search: {from: 0.1, to: 1.5, step: 0.1}}}]", r"with sparsity=1\.0"),
-        ("steps: [{type: prune_weights, sparsity: {search: []}}]", "it is no search"),
-        ("steps: [{type: prune_weights, sparsity: {search: {from: 0.1, to: 0.5}}}]", "it is no search"),
-        ("steps: [{type: prune_weights, sparsity: {search: {from: 0.1, to: 0.5, step: 0}}}]", "it is no search"),
-        ("steps: [{type: prune_weights, sparsity: {search: {from: 0.1, to: 0.5, step: 0.0001}}}]", "more than 1000"),
-        ("steps: [{type: prune_weights, sparsity: {search: [0.1], of: 2}}]", "nothing else can be said"),
+        (
+            "steps: [{type: prune_weights, score: magnitude, sparsity: {search: {from: 0.1, to: 1.5, step: 0.1}}}]",
+            r"with sparsity=1\.0",
+        ),
+        ("steps: [{type: prune_weights, score: magnitude, sparsity: {search: []}}]", "it is no search"),
+        (
+            "steps: [{type: prune_weights, score: magnitude, sparsity: {search: {from: 0.1, to: 0.5}}}]",
+            "it is no search",
+        ),
+        (
+            "steps: [{type: prune_weights, score: magnitude, sparsity: {search: {from: 0.1, to: 0.5, step: 0}}}]",
+            "it is no search",
+        ),
+        (
+            "steps: [{type: prune_weights, score: magnitude, sparsity: {search: {from: 0.1, to: 0.5, step: 0.0001}}}]",
+            "more than 1000",
+        ),
+        (
+            "steps: [{type: prune_weights, score: magnitude, sparsity: {search: [0.1], of: 2}}]",
+            "nothing else can be said",
+        ),
         (f"steps: [{{type: prune_layers, num_layers: {RANGE}, protect_first: {RANGE}}}]", "are ranges"),
         (
             f"seed: {{search: {list(range(400))}}}\nsteps: [{{type: prune_layers, num_layers: {RANGE}}}]",

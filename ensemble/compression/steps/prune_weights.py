@@ -59,8 +59,9 @@ class PruneWeights(Step):
     """
 
     type: Literal["prune_weights"] = "prune_weights"
+    # No default: the simplest one, magnitude, harms most.
     score: Literal["magnitude", "channel", "movement", "wanda", "sparsegpt"] = Field(
-        default="magnitude", description="what says which weights matter least"
+        description="what says which weights matter least"
     )
     sparsity: float = Field(default=0.5, gt=0.0, lt=1.0, description="share of each layer's weights that become zero")
     pattern: Pattern | None = Field(

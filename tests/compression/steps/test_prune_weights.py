@@ -40,7 +40,7 @@ UP = "model.layers.0.mlp.up_proj"
 
 
 def take(model: PreTrainedModel, **options: Any) -> dict[str, Any]:
-    step = PruneWeights.model_validate(options)
+    step = PruneWeights.model_validate({"score": "magnitude", **options})
     step.check(model)
     return step.take(model, CONTEXT).findings
 
