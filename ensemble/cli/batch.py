@@ -13,7 +13,7 @@ import typer
 from ensemble import __version__
 from ensemble.cli.decision_json import to_json
 from ensemble.cli.terminal import printable, stderr_console, stdout_console
-from ensemble.cli.validate import SpecPath, check_members
+from ensemble.cli.validate import SpecPath, check_runnable
 from ensemble.errors import InvalidRequestError
 
 if TYPE_CHECKING:
@@ -129,7 +129,7 @@ def batch(  # noqa: PLR0913 - a command's options are its arguments
     layout = Layout(columns=columns, shard_items=shard_items, output_format=format_of(output))
     check_output(output)
     if not endpoint and not address:
-        check_members(checked)
+        check_runnable(checked)
     with TemporaryFile() as rejects:
         found = _scan(source, rejects, shard_items=shard_items)
         with open_batch(output, _build_manifest(checked, chosen, found, options, layout)) as store:

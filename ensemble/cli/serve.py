@@ -18,7 +18,7 @@ from rich.console import Console
 
 from ensemble.cli.deployment_view import DeploymentChanges, show_deployment
 from ensemble.cli.terminal import stdout_console
-from ensemble.cli.validate import SpecPath, check_members
+from ensemble.cli.validate import SpecPath, check_runnable
 from ensemble.config import Spec
 from ensemble.errors import InvalidRequestError
 from ensemble.planning.machine import local_node
@@ -57,7 +57,7 @@ def serve(
     console = stdout_console()
     with ExitStack() as stack:
         if not address:
-            check_members(checked)
+            check_runnable(checked)
         temp_dir = None if address else stack.enter_context(private_temp_dir())
         stack.enter_context(running(checked, console, address=address, temp_dir=temp_dir))
         _print_endpoint(checked, console)

@@ -36,7 +36,7 @@ def validate(
     checked = load_spec(spec)
     load_calibrations(checked)
     if not skip_checkpoints:
-        check_members(checked)
+        check_runnable(checked)
     console = stdout_console()
     console.print(_draw_members(checked))
     console.print()
@@ -65,7 +65,7 @@ def schema(
     typer.echo(recipe_schema(), nl=False)
 
 
-def check_members(spec: Spec) -> None:
+def check_runnable(spec: Spec) -> None:
     """Check that every checkpoint is there, and that vLLM has the options it is given, as far as this machine knows.
 
     Raises:

@@ -114,7 +114,7 @@ def _check_one_fits(demand: Demand, nodes: Sequence[Node]) -> None:
             f"{demand.where}.memory_gib",
             f"a replica of {demand.name} takes {demand.host_bytes / GIB:.4g} GiB of memory"
             f"{describe_need(demand.footprint)}, but the largest node has {most_bytes / GIB:.4g}",
-            "ask for less, or lower the engine's max_batch and max_context",
+            "take a smaller checkpoint, or lower engine.kv_cache_gib, max_batch or max_context",
         )
 
 

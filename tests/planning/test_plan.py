@@ -146,6 +146,15 @@ def test_a_checkpoint_that_does_not_fit_its_share_is_refused_with_the_share_that
         plan_spec(make_spec(dummy_member("dense", llama_8b, gpus=share - 0.02)), H100)
 
 
+def test_a_cache_that_no_node_has_memory_for_is_refused_with_figures_and_what_bounds_it(llama_8b: str) -> None:
+    member = dummy_member("a", llama_8b, gpus=0, kv_cache_gib=200)
+
+    with pytest.raises(ConfigError, match=r"weights 29\.9, cache 200\.0.*largest node has 128.*kv_cache_gib") as caught:
+        plan_spec(make_spec(member), H100)
+
+    assert caught.value.where == "members[0].resources.memory_gib"
+
+
 def test_a_checkpoint_larger_than_any_gpu_is_told_to_be_split(llama_8b: str) -> None:
     small = make_nodes(1, gpus=2, gpu_memory_gib=12, cpus=16, memory_gib=128)
 
