@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -17,6 +17,7 @@ from ensemble.cli.stored import Output, read_text, with_store
 from ensemble.cli.terminal import plain_table, printable, stderr_console, stdout_console
 from ensemble.environment import cache_dir, compress_python
 from ensemble.errors import ConfigError, InvalidRequestError
+from ensemble.variants.engine_setup import DeviceName
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -41,9 +42,9 @@ _PARAGRAPHS = (
     """Every other passage and item chooses; what is chosen is measured again on the others, so that its figures are not
     flattered by having been the best of many. It is written to OUTPUT, with its recipe and that evaluation.""",
     """The folder --out gets report.html, pareto.png, figures.json, and each trial's figures: ended by a kill, the same
-    command goes on where it was, to the same end. On a Ray cluster (--ray) trials run at once, one core or GPU each;
-    which of them ends first changes nothing. Every node must find SOURCE under its name: on the hub, in a package, in a
-    store, or on a path that all share.""",
+    command goes on where it was, to the same end. On a Ray cluster (--ray) trials run at once, a GPU each where any
+    node has one (or with --device cuda), else a core each; which of them ends first changes nothing. Every node must
+    find SOURCE under its name: on the hub, in a package, in a store, or on a path that all share.""",
     "Exit codes: 0 chosen, 1 an engine failed, 2 nothing keeps the limit, or what was typed is at fault.",
 )
 ADJUST_HELP = "\n\n".join(" ".join(paragraph.split()) for paragraph in _PARAGRAPHS)
@@ -88,7 +89,9 @@ def adjust(  # noqa: PLR0913 - a command's options are its arguments
     at_once: Annotated[
         int, typer.Option(min=1, max=64, help="Try so many values of a range at once: more trials, sooner done.")
     ] = 1,
-    device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where variants are measured.")] = "auto",
+    device: Annotated[
+        DeviceName, typer.Option(help="Where variants are measured; auto takes GPUs where there are any.")
+    ] = "auto",
     threads: Annotated[int, typer.Option(min=0, max=256, help="Of each engine; 0 leaves the default.")] = 1,
     rounds: Annotated[int, typer.Option(min=1, max=100, help="How often speeds are measured.")] = 5,
     no_speed: Annotated[bool, typer.Option("--no-speed", help="Time nothing; only with --prefer size.")] = False,
@@ -110,8 +113,8 @@ def adjust(  # noqa: PLR0913 - a command's options are its arguments
     place.check([place.folder])
     chains, labelled = load_templates(recipe), read_choice_items(items or [], leave_out=leave_out)
     console = stderr_console()
-    with show_work(console) as on_phase:
-        setup = EngineSetup(device=device, threads=threads, cache_dir=cache_dir() / "checkpoints")
+    with show_work(console) as on_phase, _connected(ray, device, console) as measured_on:
+        setup = EngineSetup(device=measured_on, threads=threads, cache_dir=cache_dir() / "checkpoints")
         trial = prepare_trials(
             named,
             setup,
@@ -127,7 +130,7 @@ def adjust(  # noqa: PLR0913 - a command's options are its arguments
         check_adjustment(task, place.folder)
         trials = TrialStore(folder=out, facts=task.choosing.facts())
         with trials.held():
-            adjustment = _run(task, trials, place, ray=ray, console=console, on_phase=on_phase)
+            adjustment = _run(task, trials, place, is_spread=bool(ray), console=console, on_phase=on_phase)
             where = place.publish(place.folder, source=named, on_phase=on_phase)
     show_adjustment(adjustment, stdout_console())
     stdout_console().print(
@@ -165,7 +168,7 @@ def _read_limit(max_loss: float | None, min_speedup: float | None) -> Limit:
 
 
 def _run(
-    task: AdjustTask, trials: TrialStore, place: Output, *, ray: str, console: Console, on_phase: OnPhase
+    task: AdjustTask, trials: TrialStore, place: Output, *, is_spread: bool, console: Console, on_phase: OnPhase
 ) -> Adjustment:
     """Search, write the choice, and report; a search that finds nothing is reported, too.
 
@@ -176,9 +179,9 @@ def _run(
     from ensemble.variants.adjust_report import save_adjustment  # noqa: PLC0415
     from ensemble.variants.adjust_verdict import write_verdict  # noqa: PLC0415
 
-    with _runner(task, trials, ray, on_phase=on_phase) as runner:
+    with _runner(task, trials, is_spread=is_spread, on_phase=on_phase) as runner:
         adjustment = search_variants(task, runner, trials, on_trial=_tell_trials(task, console))
-    adjustment = finish_choice(adjustment, place.folder, trials, on_phase=on_phase)
+        adjustment = finish_choice(adjustment, place.folder, runner, trials, on_phase=on_phase)
     save_adjustment(adjustment, trials.folder)
     if adjustment.chosen is None:
         where = "--max-loss" if task.limit.max_loss is not None else "--min-speedup"
@@ -188,23 +191,42 @@ def _run(
 
 
 @contextmanager
-def _runner(task: AdjustTask, trials: TrialStore, address: str, *, on_phase: OnPhase) -> Iterator[TrialRunner]:
-    from ensemble.variants.adjust import SerialTrials  # noqa: PLC0415
+def _connected(address: str, wanted: DeviceName, console: Console) -> Iterator[DeviceName]:
+    """Connect to the cluster, if one is given; gives what trials are measured on there, or here.
 
+    Raises:
+        ConfigError: nobody answers there, or a GPU is wanted here and there is none.
+    """
     if not address:
-        yield SerialTrials(task.choosing, trials, on_phase=on_phase)
+        from ensemble.engines.model_loading import choose_device  # noqa: PLC0415
+
+        yield "cuda" if choose_device(wanted) == "cuda" else "cpu"
         return
     # It brings Ray along, which takes a second.
-    from ensemble.compression.calibration_sources import load_calibration_sources  # noqa: PLC0415
     from ensemble.serving.cluster import ray_cluster  # noqa: PLC0415
+    from ensemble.serving.trial_pool import choose_trial_device, has_gpus  # noqa: PLC0415
+
+    with ray_cluster(address):
+        if wanted == "cuda" and not has_gpus():
+            console.print("no node of the cluster has a GPU: trials wait until one has", soft_wrap=True)
+        yield choose_trial_device(wanted)
+
+
+@contextmanager
+def _runner(task: AdjustTask, trials: TrialStore, *, is_spread: bool, on_phase: OnPhase) -> Iterator[TrialRunner]:
+    from ensemble.variants.adjust import SerialTrials  # noqa: PLC0415
+
+    if not is_spread:
+        yield SerialTrials(task.choosing, trials, on_phase=on_phase)
+        return
+    from ensemble.compression.calibration_sources import load_calibration_sources  # noqa: PLC0415
     from ensemble.serving.trial_pool import RayTrials  # noqa: PLC0415
 
     names = task.trial.calibration_texts
     sought = replace(task.choosing, source=name_from_anywhere(task.trial.source))
     texts = [one.text for one in load_calibration_sources(names)] if names else []
-    with ExitStack() as stack:
-        stack.enter_context(ray_cluster(address))
-        yield stack.enter_context(RayTrials(sought, texts, has_gpus=task.trial.setup.device == "cuda"))
+    with RayTrials(sought, texts) as spread:
+        yield spread
 
 
 def name_from_anywhere(source: str) -> str:

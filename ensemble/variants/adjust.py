@@ -29,6 +29,7 @@ from ensemble.variants.adjust_search import (
     pareto_front,
 )
 from ensemble.variants.adjust_template import Chain, Point
+from ensemble.variants.figures import ComparisonFigures
 from ensemble.variants.passages import JudgingText
 from ensemble.variants.report import evaluation_of
 from ensemble.variants.trial import (
@@ -62,6 +63,14 @@ class TrialRunner(Protocol):
         """
         ...
 
+    def compare(self, task: TrialTask, point: Point, folder: Path) -> ComparisonFigures:
+        """Measure a point's variant, which lies in a folder here, beside its original: on what trials are measured on.
+
+        Raises:
+            EnsembleError: it could not be measured.
+        """
+        ...
+
 
 class SerialTrials:
     """Runs trials in this process, in the order in which they were submitted; their variants stay."""
@@ -84,6 +93,11 @@ class SerialTrials:
             self._on_phase(f"{point.name}: {phase}", share)
 
         return point, run_trial(self._task, point.recipe, self._trials.checkpoint(point), on_phase=hear)
+
+    def compare(self, task: TrialTask, point: Point, folder: Path) -> ComparisonFigures:
+        """Measure it in this process; see TrialRunner."""
+        del point
+        return compare_with_original(task, folder, on_phase=self._on_phase)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -223,7 +237,12 @@ def search_variants(
 
 
 def finish_choice(
-    adjustment: Adjustment, output: Path, trials: TrialStore, *, on_phase: OnPhase = ignore_phase
+    adjustment: Adjustment,
+    output: Path,
+    runner: TrialRunner,
+    trials: TrialStore,
+    *,
+    on_phase: OnPhase = ignore_phase,
 ) -> Adjustment:
     """Write the chosen variant into a folder, and measure it on what did not choose it.
 
@@ -244,7 +263,7 @@ def finish_choice(
     confirmed = judged.find(chosen)
     # Made again, the variant has no evaluation, though it was measured before.
     if confirmed is None or not (output / EVALUATION_RECORD).is_file():
-        comparison = compare_with_original(task.confirming, output, on_phase=on_phase)
+        comparison = runner.compare(task.confirming, chosen, output)
         evaluation = json.dumps(evaluation_of(comparison, VARIANT), ensure_ascii=False, indent=2, allow_nan=False)
         write_whole(output / EVALUATION_RECORD, f"{evaluation}\n".encode())
         confirmed = sum_up(task.confirming, comparison)

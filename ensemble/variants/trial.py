@@ -178,7 +178,8 @@ def sum_up(task: TrialTask, figures: ComparisonFigures) -> TrialFigures:
     """Take from a comparison what a trial is about."""
     original, variant = figures.variants
     # One thread's processor time is what it takes when nobody else wants its core, as other trials may.
-    is_own_core = task.setup.threads == 1 and choose_device(task.setup.device) == "cpu"
+    # Where it was measured on a GPU, this machine need not have one.
+    is_own_core = task.setup.threads == 1 and task.setup.device != "cuda" and choose_device(task.setup.device) == "cpu"
     return build_trial_figures(
         variant,
         original,

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from pathlib import Path
 
 from ensemble.compression.recipe import parse_recipe
 from ensemble.variants.adjust import AdjustTask
 from ensemble.variants.adjust_search import Aim, Limit
 from ensemble.variants.adjust_template import Chain, Point
+from ensemble.variants.figures import ComparisonFigures
 from ensemble.variants.passages import JudgingText
 from ensemble.variants.trial import TrialTask
 from ensemble.variants.trial_figures import Spread, TrialFigures
@@ -79,3 +81,6 @@ class FakeTrials:
         point = self._running.pop(self._draw.randrange(len(self._running)))
         self.ended.append(point.name)
         return point, self._measure(point)
+
+    def compare(self, task: TrialTask, point: Point, folder: Path) -> ComparisonFigures:
+        raise NotImplementedError
