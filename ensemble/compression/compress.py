@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ensemble.checkpoints import DEFAULT_CACHE_DIR
-from ensemble.compression.calibration_sources import load_calibration_sources
+from ensemble.compression.calibration_sources import CalibrationSource, load_calibration_sources
 from ensemble.compression.calibration_text import CalibrationText, split_calibration_text
 from ensemble.compression.checks import check_outputs, check_steps, fit_calibration
 from ensemble.compression.full_disk import check_room
@@ -84,6 +84,31 @@ def make_variants(
         on_progress(Standing(variant="", part="source", phase=phase, share=share, left_s=None))
 
     opened = open_source(source, cache_dir=cache_dir, allow_compressed=allow_compressed, on_phase=tell)
+    return _make(opened, variants, texts, cache_dir=cache_dir, on_progress=on_progress)
+
+
+def make_variants_of(
+    source: Source,
+    variants: Sequence[Variant],
+    *,
+    calibration_texts: Sequence[str | Path] = (),
+    cache_dir: Path = DEFAULT_CACHE_DIR,
+    on_progress: OnStanding = ignore_standing,
+) -> tuple[CompressionReport, ...]:
+    """Make variants of a source that is open; ``make_variants`` says what holds."""
+    check_outputs([variant.output for variant in variants])
+    texts = load_calibration_sources(calibration_texts)
+    return _make(source, variants, texts, cache_dir=cache_dir, on_progress=on_progress)
+
+
+def _make(
+    opened: Source,
+    variants: Sequence[Variant],
+    texts: Sequence[CalibrationSource],
+    *,
+    cache_dir: Path,
+    on_progress: OnStanding,
+) -> tuple[CompressionReport, ...]:
     runs = []
     for variant in variants:
         options = fit_calibration(opened, variant.recipe.calibration)

@@ -69,8 +69,12 @@ class Source:
         return model
 
 
-def open_source(reference: str, *, cache_dir: Path, allow_compressed: bool, on_phase: OnPhase) -> Source:
+def open_source(
+    reference: str, *, cache_dir: Path, allow_compressed: bool, on_phase: OnPhase, digest: str = ""
+) -> Source:
     """Find, fetch or convert a checkpoint, and see that it can be compressed.
+
+    All of it is read for its digest, unless the caller has that already.
 
     Raises:
         CheckpointError: it is missing, damaged or pickled.
@@ -90,6 +94,6 @@ def open_source(reference: str, *, cache_dir: Path, allow_compressed: bool, on_p
         reference=reference,
         folder=folder,
         config=config,
-        digest=digest_folder(folder, on_phase=on_phase),
+        digest=digest or digest_folder(folder, on_phase=on_phase),
         tokenizer=load_tokenizer(folder),
     )

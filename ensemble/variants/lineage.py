@@ -79,9 +79,16 @@ class Family:
 
 
 def load_candidate(
-    name: str, reference: str, *, cache_dir: Path = DEFAULT_CACHE_DIR, on_phase: OnPhase = ignore_phase
+    name: str,
+    reference: str,
+    *,
+    cache_dir: Path = DEFAULT_CACHE_DIR,
+    on_phase: OnPhase = ignore_phase,
+    digest: str = "",
 ) -> Candidate:
-    """Find a checkpoint and read what it is, but not its weights; an empty name is made from the reference.
+    """Find a checkpoint and see what it is; an empty name is made from the reference.
+
+    All of it is read for its digest, unless the caller has that already.
 
     Raises:
         CheckpointError: it is missing or damaged, or its record cannot be read.
@@ -91,7 +98,7 @@ def load_candidate(
         name=name or _name_of(reference),
         reference=reference,
         folder=folder,
-        digest=digest_folder(folder, on_phase=on_phase),
+        digest=digest or digest_folder(folder, on_phase=on_phase),
         facts=_read_facts(folder),
     )
 

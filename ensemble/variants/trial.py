@@ -7,17 +7,19 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from socket import gethostname
 from typing import Any
 
 from ensemble.calibration.items import LabelledItem
 from ensemble.checkpoints import resolve_checkpoint
+from ensemble.checkpoints.content import outline_folder
 from ensemble.checkpoints.progress import OnPhase, ignore_phase
 from ensemble.compression.calibration_sources import load_calibration_sources
 from ensemble.compression.checks import check_steps, fit_calibration
-from ensemble.compression.compress import Variant, make_variants
+from ensemble.compression.compress import Variant, make_variants_of
 from ensemble.compression.recipe import Recipe
 from ensemble.compression.record import count_weight_bytes, read_versions
-from ensemble.compression.source import open_source
+from ensemble.compression.source import Source, open_source
 from ensemble.compression.standing import Standing
 from ensemble.engines.model_loading import choose_device
 from ensemble.errors import ConfigError
@@ -40,6 +42,8 @@ class TrialTask:
 
     source: str
     source_digest: str
+    source_outline: str
+    """What a trial holds the source to that it finds, instead of reading all of it again."""
     calibration_texts: tuple[str, ...] = ()
     calibration_digests: tuple[str, ...] = ()
     allow_compressed: bool = False
@@ -91,6 +95,7 @@ def prepare_trials(
     return TrialTask(
         source=source,
         source_digest=opened.digest,
+        source_outline=outline_folder(opened.folder),
         calibration_texts=tuple(calibration_texts),
         calibration_digests=tuple(one.digest for one in load_calibration_sources(calibration_texts)),
         allow_compressed=allow_compressed,
@@ -105,9 +110,7 @@ def check_recipes(task: TrialTask, recipes: Mapping[str, Recipe], *, on_phase: O
     Raises:
         ConfigError: one's cannot, which is told by its name.
     """
-    source = open_source(
-        task.source, cache_dir=task.setup.cache_dir, allow_compressed=task.allow_compressed, on_phase=on_phase
-    )
+    source = _open_again(task, on_phase=on_phase)
     for name, recipe in recipes.items():
         try:
             fit_calibration(source, recipe.calibration)
@@ -138,20 +141,34 @@ def make_variant(task: TrialTask, recipe: Recipe, folder: Path, *, on_phase: OnP
     """Make a variant, unless it is there.
 
     Raises:
-        ConfigError: the folder holds something else, or the variant cannot be made.
+        ConfigError: the folder holds something else, or the variant cannot be made, or the source is another one now.
     """
 
     def hear(standing: Standing) -> None:
         on_phase(": ".join(filter(None, (standing.part, standing.phase))), standing.share)
 
-    make_variants(
-        task.source,
+    make_variants_of(
+        _open_again(task, on_phase=on_phase),
         [Variant(recipe=task.complete(recipe), output=folder)],
         calibration_texts=task.calibration_texts,
         cache_dir=task.setup.cache_dir,
         on_progress=hear,
-        allow_compressed=task.allow_compressed,
     )
+
+
+def _open_again(task: TrialTask, *, on_phase: OnPhase) -> Source:
+    """Open the source that the task was prepared with, wherever this is, without reading all of it once more."""
+    opened = open_source(
+        task.source,
+        cache_dir=task.setup.cache_dir,
+        allow_compressed=task.allow_compressed,
+        on_phase=on_phase,
+        digest=task.source_digest,
+    )
+    if outline_folder(opened.folder) != task.source_outline:
+        problem = f"{opened.folder} on {gethostname()} is not the checkpoint that the search began with"
+        raise ConfigError(task.source, problem, "give every node the same one, and let it be while the search runs")
+    return opened
 
 
 def compare_with_original(task: TrialTask, folder: Path, *, on_phase: OnPhase = ignore_phase) -> ComparisonFigures:
@@ -161,8 +178,11 @@ def compare_with_original(task: TrialTask, folder: Path, *, on_phase: OnPhase = 
         ConfigError: its steps have read the text that it is judged by.
         MemberError: an engine failed while it was timed.
     """
-    original = load_candidate("original", task.source, cache_dir=task.setup.cache_dir, on_phase=on_phase)
-    variant = load_candidate(VARIANT, str(folder), cache_dir=task.setup.cache_dir, on_phase=on_phase)
+    cache_dir = task.setup.cache_dir
+    original = load_candidate(
+        "original", task.source, cache_dir=cache_dir, on_phase=on_phase, digest=task.source_digest
+    )
+    variant = load_candidate(VARIANT, str(folder), cache_dir=cache_dir, on_phase=on_phase)
     compared = CompareTask(
         families=(Family(original=original, variants=(variant,)),),
         text=task.text,

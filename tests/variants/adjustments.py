@@ -33,7 +33,13 @@ def build_chain(name: str, *, num_points: int = 20) -> Chain:
 def build_task(
     *chains: Chain, limit: Limit | None = None, aim: Aim = "speed", at_once: int = 1, source_digest: str = "sha256:0"
 ) -> AdjustTask:
-    trial = TrialTask(source="org/name", source_digest=source_digest, calibration_digests=("learned",), text=TEXT)
+    trial = TrialTask(
+        source="org/name",
+        source_digest=source_digest,
+        source_outline="sha256:o",
+        calibration_digests=("learned",),
+        text=TEXT,
+    )
     return AdjustTask(
         chains=chains or (build_chain("a"), build_chain("b")),
         limit=limit or Limit(max_loss=0.25),

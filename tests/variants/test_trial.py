@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
+import shutil
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +13,9 @@ import pytest
 import torch
 
 from ensemble.calibration.items import LabelledItem
+from ensemble.checkpoints import content
+from ensemble.checkpoints.content import hash_files
+from ensemble.checkpoints.progress import OnPhase
 from ensemble.compression import variant_run
 from ensemble.compression.recipe import Recipe, parse_recipe
 from ensemble.errors import ConfigError
@@ -70,6 +74,43 @@ def test_a_trial_measures_text_choices_speed_and_size_beside_the_original(source
     assert figures.wall_speedup != figures.decode_speedup
     measured = figures.to_measured("x", "accuracy")
     assert (measured.loss, measured.speedup) == (lost.value, figures.decode_speedup.value)
+
+
+def test_a_search_reads_all_of_the_original_for_its_digest_once(
+    source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hashed: list[Path] = []
+
+    def note(files: Sequence[Path], on_phase: OnPhase) -> list[str]:
+        hashed.extend(path for path in files if path.suffix == ".safetensors")
+        return hash_files(files, on_phase)
+
+    monkeypatch.setattr(content, "hash_files", note)
+    task = prepare(source, tmp_path)
+    task = replace(task, speed=None, text=replace(task.text, passages=task.text.passages[:2]))
+
+    check_recipes(task, {"one": drop_layers(1)})
+    for number in (1, 2):
+        run_trial(task, drop_layers(number), tmp_path / f"variant-{number}")
+
+    weights = [Path(source), tmp_path / "variant-1", tmp_path / "variant-2"]
+    assert hashed == [folder / "model.safetensors" for folder in weights]
+    record = json.loads((tmp_path / "variant-1" / "compression.json").read_text("utf-8"))
+    assert record["source_digest"] == task.source_digest == content.digest_folder(Path(source))
+
+
+@pytest.mark.parametrize("changed", ["tokenizer_config.json", "model.safetensors"])
+def test_a_trial_refuses_another_source_than_the_search_began_with(source: str, changed: str, tmp_path: Path) -> None:
+    copied = Path(shutil.copytree(source, tmp_path / "copied"))
+    task = prepare(str(copied), tmp_path)
+    if changed == "model.safetensors":
+        save(build_llama(num_layers=2), tmp_path / "other")
+        shutil.copy(tmp_path / "other" / changed, copied)
+    else:
+        (copied / changed).write_text(f"{(copied / changed).read_text('utf-8')} ", "utf-8")
+
+    with pytest.raises(ConfigError, match="is not the checkpoint that the search began with"):
+        run_trial(task, drop_layers(1), tmp_path / "variant")
 
 
 def test_a_variant_that_predicts_nothing_any_more_came_to_nothing(
