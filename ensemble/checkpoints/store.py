@@ -18,7 +18,6 @@ from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from ensemble.checkpoints.locks import is_lock
 from ensemble.checkpoints.progress import OnPhase, ignore_phase
 from ensemble.checkpoints.reference import (
     NAME_RULE,
@@ -33,6 +32,7 @@ from ensemble.checkpoints.store_manifest import describe_folder
 from ensemble.checkpoints.store_object import StoreObject, digest_of
 from ensemble.errors import CheckpointError, ConfigError
 from ensemble.files.location import Location
+from ensemble.files.locks import is_lock
 
 GRACE_S = 3_600.0
 """What was written so lately may belong to a writer who has not named it yet."""

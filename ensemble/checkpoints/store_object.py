@@ -17,12 +17,13 @@ from uuid import uuid4
 from pydantic import ValidationError
 
 from ensemble.checkpoints.content import PIECE_BYTES, PREFIX, hash_files, is_content
-from ensemble.checkpoints.locks import locked, locked_if_free
+from ensemble.checkpoints.locks import locked
 from ensemble.checkpoints.progress import OnPhase
 from ensemble.checkpoints.storage import remove_leftovers, write_folder_whole
 from ensemble.checkpoints.store_manifest import MANIFEST, ObjectManifest
 from ensemble.errors import CheckpointError, ConfigError
 from ensemble.files.location import Location
+from ensemble.files.locks import locked_if_free
 from ensemble.files.whole_file import disk_watched
 
 _RECORD_SUFFIXES = {".csv", ".html", ".jinja", ".json", ".md", ".png", ".svg", ".txt", ".yaml", ".yml"}

@@ -8,20 +8,20 @@ import shutil
 import time
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from filelock import FileLock, Timeout
+from filelock import Timeout
 
-from ensemble.checkpoints.locks import lock_of, locked_if_free
 from ensemble.checkpoints.progress import OnPhase, ignore_phase
 from ensemble.checkpoints.storage import remove_leftovers, write_folder_whole
 from ensemble.checkpoints.write import collect_tensors, write_checkpoint
 from ensemble.compression.full_disk import full_disk_told
 from ensemble.errors import ConfigError
+from ensemble.files.locks import drop_lock, find_locked, lock_of, locked_if_free
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-    from pathlib import Path
 
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
@@ -193,17 +193,15 @@ def _name(facts: dict[str, Any]) -> str:
 def _remove_old(parent: Path) -> None:
     """Take away what has not been touched for long and belongs to no process."""
     oldest_s = time.time() - KEPT_DAYS * 24 * 3600
-    for lock_file in parent.glob(".*.lock"):
-        folder = parent / lock_file.name.removeprefix(".").removesuffix(".lock")
-        try:
-            if max(_touched_s(lock_file), _touched_s(folder)) >= oldest_s:
+    for folder in find_locked(parent):
+        # Another user's, or gone meanwhile.
+        with suppress(OSError):
+            if max(_touched_s(Path(lock_of(folder).lock_file)), _touched_s(folder)) >= oldest_s:
                 continue
-            with FileLock(lock_file).acquire(blocking=False):
-                shutil.rmtree(folder, ignore_errors=True)
-                lock_file.unlink(missing_ok=True)
-        except (Timeout, OSError):
-            # In use, another user's, or gone meanwhile.
-            continue
+            with locked_if_free(folder) as is_held:
+                if is_held:
+                    shutil.rmtree(folder, ignore_errors=True)
+                    drop_lock(folder)
 
 
 def _touched_s(path: Path) -> float:

@@ -8,9 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from tempfile import mkdtemp
 
-from filelock import FileLock, Timeout
-
-_LOCK_SUFFIX = ".lock"
+from ensemble.files.locks import drop_lock, find_locked, lock_of, locked_if_free
 
 
 @contextmanager
@@ -18,31 +16,24 @@ def own_folder(parent: Path, *, prefix: str) -> Iterator[Path]:
     """Give a new folder below ``parent``, which vanishes at the end; first those go whose process has gone."""
     parent.mkdir(parents=True, exist_ok=True)
     # Nobody may look for what is left while a folder is there whose lock is not held yet.
-    with FileLock(parent / f"{prefix}{_LOCK_SUFFIX}"):
+    with lock_of(parent / prefix):
         _remove_left(parent, prefix)
         folder = Path(mkdtemp(prefix=prefix, dir=parent))
-        lock = FileLock(_lock_of(folder))
+        lock = lock_of(folder)
         lock.acquire()
     try:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-        _lock_of(folder).unlink(missing_ok=True)
+        drop_lock(folder)
         lock.release()
 
 
 def _remove_left(parent: Path, prefix: str) -> None:
-    """Remove folders whose lock nobody holds: the system frees it when a process ends, however that ends."""
+    """Remove folders whose lock nobody holds."""
     # A lock without its folder is of a process that was killed between the two.
-    names = {path.name.removesuffix(_LOCK_SUFFIX) for path in parent.glob(f"{prefix}?*")} - {prefix}
-    for folder in (parent / name for name in names):
-        try:
-            with FileLock(_lock_of(folder), blocking=False):
+    for folder in {*parent.glob(f"{prefix}?*"), *find_locked(parent, prefix=prefix)}:
+        with locked_if_free(folder) as is_held:
+            if is_held:
                 shutil.rmtree(folder, ignore_errors=True)
-                _lock_of(folder).unlink(missing_ok=True)
-        except Timeout:
-            continue
-
-
-def _lock_of(folder: Path) -> Path:
-    return folder.with_name(f"{folder.name}{_LOCK_SUFFIX}")
+                drop_lock(folder)

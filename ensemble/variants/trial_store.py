@@ -6,15 +6,15 @@ import hashlib
 import json
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ensemble.errors import ConfigError
+from ensemble.files.locks import locked_if_free
 from ensemble.files.whole_file import disk_watched, write_whole
 from ensemble.variants.adjust_template import Point
 from ensemble.variants.trial_figures import TrialFigures
@@ -50,17 +50,13 @@ class TrialStore:
         Raises:
             ConfigError: another process holds it.
         """
-        lock = FileLock(self._trials / ".lock")
-        with disk_watched(self.folder):
-            try:
-                lock.acquire(blocking=False)
-            except Timeout as error:
+        with ExitStack() as stack:
+            with disk_watched(self.folder):
+                is_held = stack.enter_context(locked_if_free(self._trials))
+            if not is_held:
                 problem, remedy = "another process searches there", "wait for it, or give another folder"
-                raise ConfigError(str(self.folder), problem, remedy) from error
-        try:
+                raise ConfigError(str(self.folder), problem, remedy)
             yield
-        finally:
-            lock.release()
 
     def find(self, point: Point) -> TrialFigures | None:
         """Give a point's figures, if it was tried."""

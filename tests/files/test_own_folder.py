@@ -43,12 +43,12 @@ def test_what_a_killed_process_left_goes_and_what_a_living_one_has_stays(tmp_pat
 
     assert before == (True, True)
     assert folders == {"other", held.name, folder.name}
-    assert {path.name for path in tmp_path.iterdir()} == {"other", f"{PREFIX}.lock"}
+    assert {path.name for path in tmp_path.iterdir()} == {"other", f".{PREFIX}.lock"}
 
 
 def test_what_was_left_without_a_lock_goes_too(tmp_path: Path) -> None:
     (tmp_path / f"{PREFIX}abc" / "deep").mkdir(parents=True)
-    (tmp_path / f"{PREFIX}xyz.lock").touch()
+    (tmp_path / f".{PREFIX}xyz.lock").touch()
 
     with own_folder(tmp_path, prefix=PREFIX) as folder:
-        assert {path.name for path in tmp_path.iterdir()} == {folder.name, f"{folder.name}.lock", f"{PREFIX}.lock"}
+        assert {path.name for path in tmp_path.iterdir()} == {folder.name, f".{folder.name}.lock", f".{PREFIX}.lock"}
