@@ -15,7 +15,7 @@ from ray.experimental import internal_kv
 from tests.batch.commands import TIMEOUT_S, begin, finish
 from tests.cli.specs import write_spec
 
-pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("cluster")]
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(600), pytest.mark.usefixtures("cluster")]
 POLL_S = 0.2
 METADATA_KEY, METADATA_NAMESPACE = b"CLUSTER_METADATA", b"cluster"
 """Where Ray keeps what a cluster was started with."""

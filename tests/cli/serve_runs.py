@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -16,14 +15,6 @@ import psutil
 START_TIMEOUT_S = 240.0
 END_TIMEOUT_S = 120.0
 ASK_TIMEOUT_S = 60.0
-
-
-def free_port() -> int:
-    """Find a port that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 @contextmanager
@@ -50,6 +41,19 @@ def serving(
         for member in family:
             if member.is_running():
                 member.kill()
+
+
+def find_replica(parent: psutil.Process, title: str) -> psutil.Process:
+    """Find a replica's process among those that another one started, by the title that Ray gives it."""
+    (process,) = [child for child in parent.children(recursive=True) if title in _command(child)]
+    return process
+
+
+def _command(process: psutil.Process) -> str:
+    try:
+        return " ".join(process.cmdline())
+    except psutil.Error:  # it has ended: another one's, whose parent has not looked yet
+        return ""
 
 
 def wait_for_line(line: str, process: subprocess.Popen[bytes], output: Path) -> None:

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import socket
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,9 @@ from typing import Any
 import psutil
 import pytest
 
-from tests.cli.serve_runs import END_TIMEOUT_S, START_TIMEOUT_S, ask, free_port, serving, wait_for_line
+from tests.cli.serve_runs import END_TIMEOUT_S, START_TIMEOUT_S, ask, serving, wait_for_line
 from tests.cli.specs import write_spec
+from tests.ports import HOST, free_port
 
 pytestmark = pytest.mark.ray
 
@@ -32,9 +34,13 @@ ensembles:
 
 
 def members_of(endpoint: Sequence[str]) -> list[dict[str, Any]]:
-    """Ask how the members do."""
-    members: list[dict[str, Any]] = json.loads(ask("status", *endpoint, "--json").stdout)["ensembles"][0]["members"]
-    return members
+    """Ask how the members do, until each one's replica has answered in time."""
+    until_s = time.monotonic() + START_TIMEOUT_S
+    while True:
+        members: list[dict[str, Any]] = json.loads(ask("status", *endpoint, "--json").stdout)["ensembles"][0]["members"]
+        if all(member["replicas"] for member in members):
+            return members
+        assert time.monotonic() < until_s, members
 
 
 def vote_until_stopped(endpoint: Sequence[str]) -> tuple[int, dict[str, Any], dict[str, Any]]:
@@ -52,7 +58,7 @@ def vote_until_stopped(endpoint: Sequence[str]) -> tuple[int, dict[str, Any], di
 def test_a_spec_is_served_asked_and_ended_by_ctrl_c_without_leftovers(tmp_path: Path) -> None:
     port = free_port()
     output = tmp_path / "output"
-    endpoint = ("--endpoint", f"127.0.0.1:{port}")
+    endpoint = ("--endpoint", f"{HOST}:{port}")
 
     with serving(write_spec(tmp_path, SPEC.format(port=port, gpus=0)), output) as process:
         wait_for_line("Ctrl-C", process, output)
@@ -80,7 +86,7 @@ def test_a_spec_is_served_asked_and_ended_by_ctrl_c_without_leftovers(tmp_path: 
     _, alive = psutil.wait_procs(children, timeout=30)
     assert [process.name() for process in alive] == []
     with socket.socket() as probe:
-        assert probe.connect_ex(("127.0.0.1", port)) != 0
+        assert probe.connect_ex((HOST, port)) != 0
 
 
 @pytest.mark.timeout(600)

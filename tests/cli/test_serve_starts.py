@@ -16,9 +16,10 @@ from filelock import FileLock
 
 from ensemble.checkpoints.resolve import _identify
 from tests.checkpoints.tiny_models import write_tiny_gguf
-from tests.cli.serve_runs import END_TIMEOUT_S, START_TIMEOUT_S, ask, free_port, serving, wait_for_line
+from tests.cli.serve_runs import END_TIMEOUT_S, START_TIMEOUT_S, ask, find_replica, serving, wait_for_line
 from tests.cli.specs import write_spec
 from tests.engines.tiny_checkpoints import save_parrot
+from tests.ports import HOST, free_port
 
 pytestmark = pytest.mark.ray
 
@@ -62,16 +63,6 @@ def wait_for_start(endpoint: str, *, other_than: str = "") -> dict[str, Any]:
         assert time.monotonic() < until_s
 
 
-def find_replica(parent: int, deployment: str) -> psutil.Process:
-    """Find a replica's process by the title that Ray gives it."""
-    (process,) = [
-        child
-        for child in psutil.Process(parent).children(recursive=True)
-        if any(f"starting:{deployment}" in part for part in child.cmdline())
-    ]
-    return process
-
-
 @pytest.mark.timeout(900)
 def test_phases_reach_serve_and_status_and_a_killed_start_is_replaced(tmp_path: Path) -> None:
     checkpoint = write_tiny_gguf(tmp_path / "tiny.gguf")
@@ -80,17 +71,17 @@ def test_phases_reach_serve_and_status_and_a_killed_start_is_replaced(tmp_path: 
     lock.parent.mkdir(parents=True)
     port, output = free_port(), tmp_path / "output"
     spec = write_spec(tmp_path, SPEC.format(port=port, checkpoint=checkpoint, more=""))
-    endpoint = f"127.0.0.1:{port}"
+    endpoint = f"{HOST}:{port}"
 
     with serving(spec, output, environment={"ENSEMBLE_CACHE_DIR": str(cache)}) as process:
         with FileLock(lock):
             wait_for_line(f"member-tiny: 0 of 1 up, updating: {WAITS}", process, output)
             first = wait_for_start(endpoint)
-            find_replica(process.pid, "member-tiny").kill()
+            find_replica(psutil.Process(process.pid), "starting:member-tiny").kill()
             second = wait_for_start(endpoint, other_than=first["replica_id"])
         wait_for_line("Ctrl-C", process, output)
         until_s = time.monotonic() + START_TIMEOUT_S
-        while (member := read_member(endpoint))["starts"]:
+        while (member := read_member(endpoint))["starts"] or not member["replicas"]:
             # The killed one's last word is kept until it has been silent for long.
             assert time.monotonic() < until_s, member
             time.sleep(1.0)

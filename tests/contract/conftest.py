@@ -22,14 +22,14 @@ from tests.engines.tiny_checkpoints import (
     save_random_gemma,
     save_random_llama,
 )
-from tests.engines.vllm_runs import NEEDS_VLLM
+from tests.engines.vllm_runs import NEEDS_VLLM, START_TIMEOUT
 
 if TYPE_CHECKING:
     from tests.engines.vllm_runs import SharedVllm
 
 FUSED = ("logit_mix_linear", "logit_mix_geometric", "mix_sample", "speculative")
 SAVE_BY_NAME = {"gemma_with_sliding_window": save_random_gemma, "few_bits": save_few_bits_llama}
-VLLM = pytest.param("vllm", marks=[pytest.mark.vllm, NEEDS_VLLM])
+VLLM = pytest.param("vllm", marks=[pytest.mark.vllm, NEEDS_VLLM, START_TIMEOUT])
 
 
 @pytest.fixture(scope="session", params=["echo", "llama", "gemma_with_sliding_window", "few_bits", *FUSED, VLLM])

@@ -15,6 +15,7 @@ from ensemble.engines.config import (
 )
 from ensemble.engines.load import build_engine
 from ensemble.engines.prompt_format import PromptFormat
+from tests.engines.vllm_runs import MOST_VLLM_STEPS_TO_ABORT
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -37,6 +38,7 @@ class Subject:
     counts_blocks: bool = True
     """Whether ``cache_share`` tells what the cache holds at that moment."""
     gives_unneeded_logprobs: bool = True
+    most_steps_to_abort: int = 1
 
     @asynccontextmanager
     async def running(self, *, max_batch: int = 8, max_waiting: int = 64) -> AsyncIterator[Engine]:
@@ -91,6 +93,7 @@ class VllmSubject(Subject):
     shared: SharedVllm
     has_embeddings: bool = False
     gives_unneeded_logprobs: bool = False
+    most_steps_to_abort: int = MOST_VLLM_STEPS_TO_ABORT
 
     @asynccontextmanager
     async def running(self, *, max_batch: int = 8, max_waiting: int = 64) -> AsyncIterator[Engine]:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.vllm, pytest.mark.slow, NEEDS_VLLM, START_TIMEOUT, pytest.mark.asyncio(loop_scope="module")]
 
-NOTICED_S = 30.0
+NOTICED_S = 120.0
 """vLLM looks after its processes; on a busy machine that takes a moment."""
 
 

@@ -31,13 +31,23 @@ NEEDS_VLLM = pytest.mark.skipif(
 START_TIMEOUT = pytest.mark.timeout(600.0)
 """A start takes half a minute on a machine that is idle, and many minutes on one that is not."""
 IDLE_TIMEOUT_S = 30.0
+MOST_VLLM_STEPS_TO_ABORT = 100
+"""One, where this process runs as soon as it may: vLLM goes on in processes of its own while an abort is on its way."""
 HEAD_DIM = 32
 """The least that vLLM's CPU attention takes."""
 
 
 def find_vllms() -> set[psutil.Process]:
     """Find vLLM's processes that tests of this process started; some belong to an engine that tests share."""
-    return {child for child in psutil.Process().children(recursive=True) if "VLLM" in child.name()}
+    return {child for child in psutil.Process().children(recursive=True) if _is_vllm(child)}
+
+
+def _is_vllm(process: psutil.Process) -> bool:
+    try:
+        # A zombie has ended; whoever started it has yet to notice.
+        return "VLLM" in process.name() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:  # another one's, which ended meanwhile
+        return False
 
 
 def vllm_config(**options: Any) -> VllmEngineConfig:

@@ -198,7 +198,7 @@ def kill(process: subprocess.Popen[str]) -> None:
     process.communicate()
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_an_evaluation_killed_three_times_ends_with_the_same_ballots_and_asks_only_who_was_being_asked(
     endpoint: Endpoint, tmp_path: Path
 ) -> None:
@@ -228,7 +228,7 @@ def test_an_evaluation_killed_three_times_ends_with_the_same_ballots_and_asks_on
     assert all(0 <= again[name] <= most_again[name] for name in MEMBERS), (again, most_again)
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_members_that_answered_before_a_kill_are_not_asked_again_because_another_had_not(
     endpoint: Endpoint, tmp_path: Path
 ) -> None:

@@ -13,6 +13,7 @@ from ensemble.router.request import QuorumOverrides, VoteOptions
 from ensemble.rpc.client import AsyncEnsembleClient
 from ensemble.voting.ballot import AbstentionReason
 from ensemble.voting.decision import Decision
+from tests.cli.serve_runs import find_replica
 from tests.serving.systems import GENEROUS_S, POLL_S, RunningSystem, build_spec, echo_member, remove, run
 
 pytestmark = pytest.mark.ray
@@ -28,20 +29,6 @@ def fragile(cluster: None) -> Iterator[RunningSystem]:  # noqa: ARG001 - it must
     remove("fragile")
 
 
-def find_replica(application: str, deployment: str) -> psutil.Process:
-    """Find a replica's process among this session's own, by the title that Ray gives it."""
-    title = f"{application}:{deployment}"
-    (process,) = [child for child in psutil.Process().children(recursive=True) if title in _command(child)]
-    return process
-
-
-def _command(process: psutil.Process) -> str:
-    try:
-        return " ".join(process.cmdline())
-    except psutil.Error:  # it has ended: another test's, whose parent has not looked yet
-        return ""
-
-
 async def ask(client: AsyncEnsembleClient) -> Decision:
     return await client.classify("Is it so?", ["yes", "no"], options=EVERYONE)
 
@@ -49,7 +36,7 @@ async def ask(client: AsyncEnsembleClient) -> Decision:
 async def test_every_client_gets_a_decision_when_a_replica_is_killed_and_the_replica_comes_back(
     fragile: RunningSystem,
 ) -> None:
-    victim = find_replica("fragile", "member-victim")
+    victim = find_replica(psutil.Process(), "fragile:member-victim")
     async with AsyncEnsembleClient(fragile.address) as client:
         assert len((await ask(client)).ballots) == 3
         async with asyncio.TaskGroup() as group:
@@ -62,7 +49,7 @@ async def test_every_client_gets_a_decision_when_a_replica_is_killed_and_the_rep
         while len((await ask(client)).ballots) < 3:
             assert time.monotonic() - started_s < GENEROUS_S
             await asyncio.sleep(POLL_S)
-        reborn = find_replica("fragile", "member-victim")
+        reborn = find_replica(psutil.Process(), "fragile:member-victim")
 
     assert len(decisions) == NUM_CLIENTS
     assert len({decision.answer for decision in decisions if len(decision.ballots) == 3}) <= 1
@@ -75,8 +62,11 @@ async def test_every_client_gets_a_decision_when_a_replica_is_killed_and_the_rep
 
 
 async def test_texts_are_decided_though_the_voting_replica_is_killed(fragile: RunningSystem) -> None:
-    victim = find_replica("fragile", "voting")
-    async with AsyncEnsembleClient(fragile.address) as client, asyncio.TaskGroup() as group:
+    victim = find_replica(psutil.Process(), "fragile:voting")
+    async with (
+        AsyncEnsembleClient(fragile.address, timeout_s=2 * GENEROUS_S) as client,
+        asyncio.TaskGroup() as group,
+    ):
         tasks = [group.create_task(client.generate("one two three")) for _ in range(NUM_CLIENTS)]
         # The members take 0.3 s at least, so that no vote is decided before the voting service is gone.
         await asyncio.sleep(0.1)

@@ -25,6 +25,7 @@ from tests.rpc.wire import ENSEMBLE_SERVICE, send
 AUTHORITY = Authority()
 GOOD = AUTHORITY.issue()
 OTHER = AUTHORITY.issue()
+TOMORROW = AUTHORITY.issue(begins_in=timedelta(days=1), ends_in=timedelta(days=2))
 CUT = GOOD.pem[: len(GOOD.pem) // 2]
 QUESTION = pb.ClassifyRequest(prompt="Is it still there?", choices=["yes", "no"]).SerializeToString()
 NUM_CLIENTS = 6
@@ -57,7 +58,7 @@ BAD: list[tuple[dict[str, bytes], str, str]] = [
     (of(AUTHORITY.issue(key=ed25519.Ed25519PrivateKey.generate())), "key", "gRPC takes no keys of its kind"),
     (of(AUTHORITY.issue(key=ec.generate_private_key(ec.SECP521R1()))), "key", "gRPC takes no keys of its kind"),
     (of(AUTHORITY.issue(begins_in=timedelta(days=-2), ends_in=timedelta(days=-1))), "certificate", "it expired at 20"),
-    (of(AUTHORITY.issue(begins_in=timedelta(hours=1))), "certificate", "it is not valid before 20"),
+    (of(TOMORROW), "certificate", "it is not valid before 20"),
     (files(client_ca=b"nothing"), "client_ca", "it holds no certificate, or a broken one"),
     (files(client_ca=EXPIRED), "client_ca", "the last of its certificates expired at 20"),
     (files(client_ca=b"#" * (1 << 22) + b"\n"), "client_ca", "it has more than 4,194,304 bytes"),

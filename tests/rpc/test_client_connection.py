@@ -11,13 +11,12 @@ import pytest
 from ensemble.errors import EndpointError
 from ensemble.rpc.client import AsyncEnsembleClient
 from ensemble.rpc.server import GrpcServer
+from tests.ports import free_port
 from tests.rpc.systems import HOST, MAX_MESSAGE_BYTES
 
 
 async def test_a_client_connects_at_once_to_a_server_that_refused_another_one_a_moment_ago() -> None:
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     async with AsyncEnsembleClient(f"{HOST}:{port}") as early, AsyncEnsembleClient(f"{HOST}:{port}") as late:
         with pytest.raises(EndpointError, match="refused"):
             await early.list_ensembles()

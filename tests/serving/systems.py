@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,10 +14,11 @@ from ensemble.app import deploy
 from ensemble.config import Spec
 from ensemble.engines.engine import EngineStats
 from ensemble.rpc.client import AsyncEnsembleClient
+from ensemble.rpc.client_events import MemberState
 from ensemble.serving.deployment_states import is_running
 from ensemble.spec_file import parse_spec
+from tests.ports import HOST, free_port
 
-HOST = "127.0.0.1"
 GENEROUS_S = 60.0
 """For what takes a second on a machine that has nothing else to do."""
 POLL_S = 0.1
@@ -30,14 +30,6 @@ class RunningSystem:
 
     spec: Spec
     address: str
-
-
-def free_port() -> int:
-    """Find a port that nobody holds now."""
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def echo_member(name: str, *, replicas: int = 1, **engine: object) -> dict[str, Any]:
@@ -108,18 +100,26 @@ def remove(name: str) -> None:
         serve.delete(name)
 
 
+async def read_states(client: AsyncEnsembleClient, ensemble: str) -> tuple[MemberState, ...]:
+    """Ask how the members do, again where one does not answer in time: the endpoint waits for three seconds."""
+    async with asyncio.timeout(GENEROUS_S):
+        while True:
+            states = (await client.get_ensemble(ensemble)).members
+            if not any(state.problem for state in states):
+                return states
+            await asyncio.sleep(POLL_S)
+
+
 async def replica_stats(client: AsyncEnsembleClient, ensemble: str, member: str) -> dict[str, EngineStats]:
     """Read a member's counters from its own processes, by replica."""
-    report = await client.get_ensemble(ensemble)
-    (state,) = [state for state in report.members if state.member == member]
-    assert not state.problem
+    (state,) = [state for state in await read_states(client, ensemble) if state.member == member]
     return {replica.replica_id: replica.stats for replica in state.replicas}
 
 
 async def replica_ids(client: AsyncEnsembleClient, ensemble: str = "") -> dict[str, set[str]]:
     """Name every member's replicas."""
-    report = await client.get_ensemble(ensemble)
-    return {state.member: {replica.replica_id for replica in state.replicas} for state in report.members}
+    states = await read_states(client, ensemble)
+    return {state.member: {replica.replica_id for replica in state.replicas} for state in states}
 
 
 async def wait_for_stats(

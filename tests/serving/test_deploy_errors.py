@@ -15,7 +15,8 @@ from ensemble.config import Spec
 from ensemble.errors import ConfigError
 from ensemble.rpc.client import AsyncEnsembleClient
 from ensemble.serving.deployment_states import is_running
-from tests.serving.systems import GENEROUS_S, HOST, POLL_S, RunningSystem, build_spec, echo_member, remove, run
+from tests.ports import HOST
+from tests.serving.systems import GENEROUS_S, POLL_S, RunningSystem, build_spec, echo_member, remove, run
 
 pytestmark = pytest.mark.ray
 

@@ -14,7 +14,7 @@ import pytest
 
 from tests.engines.tiny_checkpoints import save_random_llama
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +28,7 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         env={**os.environ, "ENSEMBLE_GPU_LOCK_DIR": str(folder / "locks")},  # noqa: TID251 - handed on
         capture_output=True,
         text=True,
-        timeout=280,
+        timeout=560,
         check=False,
     )
     assert done.returncode == 0, done.stderr[-2_000:]

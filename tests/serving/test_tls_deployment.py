@@ -14,8 +14,9 @@ from ensemble.errors import ConfigError
 from ensemble.rpc.client import AsyncEnsembleClient
 from ensemble.rpc.health_client import check_health
 from tests.certificates import Authority, Mount, client_tls, shown_serial
+from tests.ports import HOST, free_port
 from tests.rpc.systems import wait_until
-from tests.serving.systems import GENEROUS_S, HOST, RunningSystem, build_spec, echo_member, free_port, remove, run
+from tests.serving.systems import GENEROUS_S, RunningSystem, build_spec, echo_member, remove, run
 
 pytestmark = pytest.mark.ray
 
