@@ -132,9 +132,11 @@ class DurableFeedback:
             self._num_written = num_changes
 
     async def _write_later(self) -> None:
-        await asyncio.sleep(self._audit_delay_s)
         try:
-            await self.flush()
+            # What comes during a write finds this task at work, and starts no other one.
+            while self._num_written < self._num_changes:
+                await asyncio.sleep(self._audit_delay_s)
+                await self.flush()
         except OSError:
             _log.exception("audits are not on disk yet")
 

@@ -107,35 +107,6 @@ async def test_the_book_is_put_into_bytes_beside_the_event_loop(path: Path, monk
     assert threading.get_ident() not in threads
 
 
-async def test_what_comes_while_the_book_is_written_is_written_next(
-    path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    is_writing, may_write = threading.Event(), threading.Event()
-    dump = feedback_file.dump_book
-
-    def dump_slowly(book: FeedbackBook) -> bytes:
-        is_writing.set()
-        assert may_write.wait(30)
-        return dump(book)
-
-    monkeypatch.setattr(feedback_file, "dump_book", dump_slowly)
-    kept = DurableFeedback(path, min_write_period_s=0.0, audit_delay_s=600.0)
-    for name in ("r1", "r2"):
-        await kept.record_audit(audit(name))
-
-    first = asyncio.create_task(kept.give(feedback("r1"), POLICY))
-    await asyncio.to_thread(is_writing.wait, 30)
-    second = asyncio.create_task(kept.give(feedback("r2"), POLICY))
-    await asyncio.sleep(0)
-    may_write.set()
-    await first
-    told_first = [request.audit is None for request in _requests(path)]
-    await second
-
-    assert told_first[0]
-    assert [request.audit is None for request in _requests(path)] == [True, True]
-
-
 def test_a_file_has_one_owner_and_the_next_waits_for_its_end(path: Path) -> None:
     first = feedback_file.own_file(path)
 
@@ -165,19 +136,6 @@ async def test_what_was_acknowledged_is_there_after_a_crash(path: Path) -> None:
     assert weights == await before.weights("default", 1.0)
     assert weights == pytest.approx({"ann": math.exp(0.15), "bob": math.exp(-0.15)})
     assert [(await after.give(feedback(name, "no"), POLICY)).already_known for name in names] == [True] * 3
-
-
-async def test_audits_are_written_though_no_feedback_comes(path: Path) -> None:
-    kept = open_feedback(path)
-    await kept.record_audit(audit("r1"))
-    async with asyncio.timeout(30):
-        while True:
-            outcome = await open_feedback(path).give(feedback("r1"), POLICY)
-            if outcome.was_audited:
-                break
-            await asyncio.sleep(0.001)
-
-    assert outcome.accepted
 
 
 async def test_feedbacks_that_come_together_share_a_write(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
