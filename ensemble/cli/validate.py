@@ -32,7 +32,10 @@ def validate(
         ),
     ] = False,
 ) -> None:
-    """Check a spec and the checkpoints it names, and show what it holds; exits with 2 and the reason when it is bad."""
+    """Check a spec, and whether the checkpoints it names are there; exits with 2 and the reason when it is bad.
+
+    `ensemble plan` reads their headers, too, and says what goes where.
+    """
     checked = load_spec(spec)
     load_calibrations(checked)
     if not skip_checkpoints:
