@@ -51,12 +51,16 @@ class CalibrationText:
         lines = [*self.bos, *(fact["digest"] for fact in self.facts)]
         return hashlib.sha256("".join(f"{line}\n" for line in lines).encode()).hexdigest()
 
+    @property
+    def held_out_digest(self) -> str:
+        """SHA-256 of the tokens that are held out."""
+        return _digest_tokens(self.held_out_WT)
+
     def with_own(self, own_WT: Tensor, *, seed: int) -> Self:
         """Mix what the model wrote into what calibrates; what is held out stays as it is."""
         windows_WT = torch.cat([self.calibrate_WT, own_WT])
         order = torch.randperm(len(windows_WT), generator=torch.Generator().manual_seed(seed))
-        own_digest = hashlib.sha256(own_WT.numpy().astype("<i8").tobytes()).hexdigest()
-        return replace(self, calibrate_WT=windows_WT[order], own_digest=own_digest)
+        return replace(self, calibrate_WT=windows_WT[order], own_digest=_digest_tokens(own_WT))
 
     def describe(self) -> dict[str, Any]:
         """Say what the windows were made of."""
@@ -106,6 +110,10 @@ def split_calibration_text(
         bos=tuple(bos),
         facts=tuple(facts),
     )
+
+
+def _digest_tokens(tokens_WT: Tensor) -> str:
+    return hashlib.sha256(tokens_WT.numpy().astype("<i8").tobytes()).hexdigest()
 
 
 def _count_held_out(num_tokens: int, window: int) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,15 +17,20 @@ from ensemble.compression.own_text import PASSES_OF_A_WRITTEN_WINDOW, write_own_
 from ensemble.compression.source import Source, open_source
 from ensemble.compression.standing import Clock, OnStanding, Part, Standing, ignore_standing
 from ensemble.compression.variant_run import VariantRun, measure, plan_perplexity
-from ensemble.compression.work_folder import WorkFolder, open_text_folder, open_work_folder
+from ensemble.compression.work_folder import WorkFolder, open_shared_folder, open_work_folder
+from ensemble.files.whole_file import write_whole
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
+
+    from transformers import PreTrainedModel
 
     from ensemble.compression.calibration_options import CalibrationOptions
     from ensemble.compression.recipe import Recipe
     from ensemble.compression.record import CompressionReport
     from ensemble.compression.remake import Remake
+
+_PERPLEXITY_FILE = "before.txt"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -168,17 +174,36 @@ class _Session:
         self, runs: Sequence[VariantRun], clock: Clock
     ) -> tuple[float | None, dict[CalibrationOptions, CalibrationText]]:
         """Give the source's perplexity, and for each way to calibrate its text, with what the model wrote."""
-        model = self.source.load()
-        before = measure(self.source, model, runs[0].text, clock, where=self.source.reference)
+        # Where an earlier run has left everything, the weights are not even read.
+        load = cache(self.source.load)
+        before = self._measure_source(runs[0], load, clock)
         text_by_options = {run.calibration: run.text for run in runs}
         for run in _find_writers(runs):
             options = run.calibration
             with clock.next_part() as on_phase:
                 facts = {**run.facts(), "recipe": options.model_dump(mode="json")}
-                with open_text_folder(self.cache_dir, facts, on_phase=on_phase) as folder:
-                    own_WT = write_own_text(model, run.text, options, folder=folder, on_phase=on_phase)
+                with open_shared_folder(self.cache_dir, "text", facts, on_phase=on_phase) as folder:
+                    own_WT = write_own_text(load, run.text, options, folder=folder, on_phase=on_phase)
             text_by_options[options] = run.text.with_own(own_WT, seed=options.seed)
         return before, text_by_options
+
+    def _measure_source(self, run: VariantRun, load: Callable[[], PreTrainedModel], clock: Clock) -> float | None:
+        """Measure the source's perplexity, unless an earlier run with the same source and text has left it."""
+        if self.source.is_classifier:
+            return None
+        part = plan_perplexity("before", run.text, variant="").name
+
+        def tell(phase: str, share: float) -> None:
+            self.on_progress(Standing(variant="", part=part, phase=phase, share=share, left_s=None))
+
+        with open_shared_folder(self.cache_dir, "perplexity", run.original_facts(), on_phase=tell) as folder:
+            file = folder / _PERPLEXITY_FILE
+            if file.exists():
+                clock.skip()
+                return float(file.read_text("utf-8"))
+            before = measure(self.source, load(), run.text, clock, where=self.source.reference)
+            write_whole(file, repr(before).encode())
+            return before
 
 
 def _find_writers(runs: Sequence[VariantRun]) -> list[VariantRun]:

@@ -37,11 +37,16 @@ BATCH_WINDOWS = 32
 
 
 def write_own_text(
-    model: PreTrainedModel, text: CalibrationText, options: CalibrationOptions, *, folder: Path, on_phase: OnPhase
+    load_model: Callable[[], PreTrainedModel],
+    text: CalibrationText,
+    options: CalibrationOptions,
+    *,
+    folder: Path,
+    on_phase: OnPhase,
 ) -> Tensor:
     """Let the model write windows, and keep each batch in the folder, from which a killed run goes on.
 
-    The same model, text and options give the same tokens.
+    The model is asked for only where a batch is missing; the same model, text and options give the same tokens.
 
     Raises:
         ConfigError: the disk does not take them.
@@ -58,7 +63,7 @@ def write_own_text(
         if not file.exists():
             remove_partials(file)
             seed = _mix(options.seed, first)
-            windows_WT = _sample(model, batch_WP, options.window_tokens, seed, tell)
+            windows_WT = _sample(load_model(), batch_WP, options.window_tokens, seed, tell)
             write_whole(file, json.dumps(windows_WT.tolist()).encode())
         batches.append(torch.tensor(json.loads(file.read_text("utf-8"))))
     return torch.cat(batches)

@@ -67,6 +67,15 @@ class VariantRun:
             "threads": torch.get_num_threads(),
         }
 
+    def original_facts(self) -> dict[str, Any]:
+        """Give everything that the source's perplexity depends on, but the kind of machine."""
+        return {
+            "source": self.source.digest,
+            "held_out": self.text.held_out_digest,
+            "versions": read_versions(),
+            "threads": torch.get_num_threads(),
+        }
+
     def find_made(self) -> CompressionReport | None:
         """Give the report of the output where it is there already, made in this way.
 

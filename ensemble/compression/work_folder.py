@@ -153,14 +153,19 @@ def open_work_folder(cache_dir: Path, facts: dict[str, Any], *, output: Path) ->
 
 
 @contextmanager
-def open_text_folder(cache_dir: Path, facts: dict[str, Any], *, on_phase: OnPhase = ignore_phase) -> Iterator[Path]:
-    """Give the folder of a text that depends on these facts, once no other process is writing it."""
-    folder = _open_parent(cache_dir) / f"text-{_name(facts)}"
+def open_shared_folder(
+    cache_dir: Path, what: str, facts: dict[str, Any], *, on_phase: OnPhase = ignore_phase
+) -> Iterator[Path]:
+    """Give the folder of what all variants of a source share and depends on these facts alone.
+
+    It is given once no other process is at it, and goes as what killed runs left.
+    """
+    folder = _open_parent(cache_dir) / f"{what}-{_name(facts)}"
     lock = lock_of(folder)
     try:
         lock.acquire(blocking=False)
     except Timeout:
-        on_phase("wait for another process that writes the same text", 0.0)
+        on_phase(f"wait for another process that is at the same {what}", 0.0)
         lock.acquire()
     try:
         folder.mkdir(exist_ok=True)

@@ -35,7 +35,7 @@ def build_options(num_windows: int, *, seed: int = 0) -> CalibrationOptions:
 def write(folder: Path, num_windows: int, *, seed: int = 0, bos: tuple[int, ...] = ()) -> Tensor:
     folder.mkdir(exist_ok=True)
     return write_own_text(
-        build_llama(),
+        build_llama,
         build_text(bos=bos),
         build_options(num_windows, seed=seed),
         folder=folder,
@@ -61,7 +61,7 @@ def test_writing_leaves_the_callers_random_numbers_alone(tmp_path: Path) -> None
     expected = torch.rand(3)
     torch.manual_seed(1)
 
-    write_own_text(model, build_text(), build_options(1), folder=tmp_path, on_phase=lambda _name, _share: None)
+    write_own_text(lambda: model, build_text(), build_options(1), folder=tmp_path, on_phase=lambda _name, _share: None)
 
     assert torch.equal(torch.rand(3), expected)
 
@@ -71,7 +71,7 @@ def test_it_tells_rising_shares_up_to_the_whole(tmp_path: Path, num_windows: int
     shares: list[float] = []
 
     write_own_text(
-        build_llama(),
+        build_llama,
         build_text(),
         build_options(num_windows),
         folder=tmp_path,
@@ -122,7 +122,7 @@ def test_a_window_never_ends_before_its_length(tmp_path: Path) -> None:
         model.lm_head.weight[2] = 1e3 * torch.sign(model.model.norm.weight)
 
     windows_WT = write_own_text(
-        model, build_text(), build_options(2), folder=tmp_path, on_phase=lambda _name, _share: None
+        lambda: model, build_text(), build_options(2), folder=tmp_path, on_phase=lambda _name, _share: None
     )
 
     assert windows_WT.shape == (2, TOKENS)

@@ -7,7 +7,7 @@ import time
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from ensemble.compression.work_folder import KEPT_DAYS, WorkFolder, open_text_folder, open_work_folder
+from ensemble.compression.work_folder import KEPT_DAYS, WorkFolder, open_shared_folder, open_work_folder
 from tests.checkpoints.tiny_models import build_llama, build_tokenizer
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ def age(cache: Path, days: float) -> None:
 def test_what_a_killed_run_left_goes_after_some_days_with_its_lock(tmp_path: Path) -> None:
     with open_work_folder(tmp_path, {"recipe": 1}, output=tmp_path / "one") as work:
         keep_state(work)
-    with open_text_folder(tmp_path, {"text": 1}) as folder:
+    with open_shared_folder(tmp_path, "text", {"text": 1}) as folder:
         (folder / "windows-0.json").write_text("[]")
     age(tmp_path, KEPT_DAYS + 0.1)
 
