@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ensemble.compression.calibration_options import WINDOW_TOKENS
 from ensemble.compression.record import RECORD_NAME
 from ensemble.errors import ConfigError
 
@@ -39,7 +40,8 @@ def fit_calibration(source: Source, options: CalibrationOptions) -> CalibrationO
         raise ConfigError("calibration.own_tokens", "a classifier writes no text", "leave own_tokens out")
     if source.context is None or options.window_tokens <= source.context:
         return options
-    if "window_tokens" in options.model_fields_set:
+    # A variant's record says the default, too, where nothing was asked for.
+    if options.window_tokens != WINDOW_TOKENS:
         raise ConfigError(
             "calibration.window_tokens",
             f"windows of {options.window_tokens} tokens are longer than the model's context of {source.context}",

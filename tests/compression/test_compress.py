@@ -52,6 +52,20 @@ def test_a_pruned_checkpoint_loads_in_plain_transformers_with_fewer_layers(
         assert torch.equal(ours(TOKENS).logits, model(TOKENS).logits)
 
 
+def test_a_variant_of_a_model_that_reads_little_is_made_again_by_the_recipe_in_its_record(tmp_path: Path) -> None:
+    model = build_llama()
+    model.config.max_position_embeddings = 128
+    source = save(model, tmp_path / "source")
+    compress(source, build_recipe({"type": "prune_weights", "score": "magnitude"}, INT8), tmp_path / "first")
+    record = (tmp_path / "first" / "compression.json").read_bytes()
+
+    compress(source, Recipe.model_validate(json.loads(record)["recipe"]), tmp_path / "again")
+
+    assert (tmp_path / "again" / "compression.json").read_bytes() == record
+    weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("first", "again")]
+    assert weights[0] == weights[1]
+
+
 @pytest.mark.parametrize("build", [build_llama, build_gemma3, lambda: build_llama(tied=False)])
 def test_an_int8_checkpoint_is_close_to_its_source_and_smaller(
     tmp_path: Path, build: Callable[[], PreTrainedModel]

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from ensemble.compression.recipe import load_recipe
+from ensemble.compression.recipe import load_recipe, parse_recipe
 from ensemble.compression.steps.prune_layers import PruneLayers
 from ensemble.compression.steps.quantize_int8 import QuantizeInt8
 from ensemble.errors import ConfigError
+from tests.compression.every_step import WAYS, describe_step
 
 RECIPES = Path(__file__).parents[2] / "deploy" / "recipes"
 
@@ -60,6 +63,16 @@ def test_the_example_recipes_hold_and_name_their_schema(path: Path) -> None:
 
     assert recipe.steps
     assert path.read_text("utf-8").splitlines()[0] == "# yaml-language-server: $schema=../recipe.schema.json"
+
+
+@pytest.mark.parametrize(("name", "options"), WAYS)
+def test_a_recipe_as_a_record_says_it_is_the_same_recipe(name: str, options: dict[str, Any], tmp_path: Path) -> None:
+    recipe = parse_recipe({"steps": [{**describe_step(name), **options}]}, where="test")
+
+    recorded = json.dumps(recipe.model_dump(mode="json"))
+
+    # JSON is YAML.
+    assert load_recipe(write(tmp_path, recorded)) == recipe
 
 
 def test_an_absent_recipe_is_refused(tmp_path: Path) -> None:

@@ -82,7 +82,9 @@ class PruneWeights(Step):
     @model_validator(mode="after")
     def _fit_together(self) -> Self:
         sources = [name for name in ("record", "train_tokens") if getattr(self, name) is not None]
-        told = {"record", "train_tokens", "learning_rate"} & self.model_fields_set
+        # A variant's record says every option, those that were left out, too.
+        options = ("record", "train_tokens", "learning_rate")
+        told = [name for name in options if getattr(self, name) != type(self).model_fields[name].default]
         problems = {
             "movement needs one of record and train_tokens": self.score == "movement" and len(sources) != 1,
             f"{', '.join(sorted(told))} go with score: movement alone": self.score != "movement" and bool(told),
