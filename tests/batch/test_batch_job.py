@@ -18,7 +18,7 @@ SPEC = json.dumps(
     {
         "version": 1,
         "members": [
-            {"name": name, "family": name, "engine": {"type": "echo", "seed": seed, "delay_s": 1.0}}
+            {"name": name, "family": name, "engine": {"type": "echo", "seed": seed, "delay_s": 0.5}}
             | {"resources": {"cpus": 0.1}}
             for seed, name in enumerate(("a", "b"))
         ],
