@@ -31,7 +31,7 @@ NEEDS_VLLM = pytest.mark.skipif(
 START_TIMEOUT = pytest.mark.timeout(600.0)
 """A start takes half a minute on a machine that is idle, and many minutes on one that is not."""
 IDLE_TIMEOUT_S = 30.0
-MOST_VLLM_STEPS_TO_ABORT = 100
+MOST_VLLM_STEPS_TO_ABORT = 10
 """One, where this process runs as soon as it may: vLLM goes on in processes of its own while an abort is on its way."""
 HEAD_DIM = 32
 """The least that vLLM's CPU attention takes."""
