@@ -14,7 +14,7 @@ from ensemble.checkpoints.check_reference import check_reference
 from ensemble.cli.terminal import plain_table, stdout_console
 from ensemble.config import MemberConfig, Spec
 from ensemble.engines.config import VllmEngineConfig
-from ensemble.engines.vllm_options import check_options, read_argument_names
+from ensemble.engines.vllm_options import check_options, find_largest_rank, read_argument_names
 from ensemble.errors import CheckpointError, ConfigError
 from ensemble.router.config import QuorumConfig
 from ensemble.spec_file import load_calibrations, load_spec, spec_schema
@@ -69,7 +69,7 @@ def schema(
 
 
 def check_runnable(spec: Spec) -> None:
-    """Check that every checkpoint is there, and that vLLM has the options it is given, as far as this machine knows.
+    """Check that all checkpoints and adapters are there, and that vLLM has the options it gets, if known here.
 
     Raises:
         ConfigError: one is not, or it has not; it names the member and the field.
@@ -81,11 +81,18 @@ def check_runnable(spec: Spec) -> None:
             except CheckpointError as error:
                 where = f"members[{index}].{field} ({error.where})"
                 raise CheckpointError(where, error.problem, error.remedy) from error
-        if isinstance(member.engine, VllmEngineConfig) and member.engine.options:
+        if isinstance(member.engine, VllmEngineConfig):
             try:
-                check_options(member.engine.options, read_argument_names())
+                _check_vllm(member.engine)
             except ConfigError as error:
-                raise ConfigError(f"members[{index}].{error.where}", error.problem, error.remedy) from error
+                raise type(error)(f"members[{index}].{error.where}", error.problem, error.remedy) from error
+
+
+def _check_vllm(engine: VllmEngineConfig) -> None:
+    if engine.options:
+        check_options(engine.options, read_argument_names())
+    if engine.lora:
+        find_largest_rank(engine.lora)
 
 
 def _draw_members(spec: Spec) -> Table:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import fields
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vllm.engine.arg_utils import AsyncEngineArgs
@@ -12,10 +10,12 @@ from vllm.platforms import current_platform
 
 from ensemble.checkpoints.folder import read_config
 from ensemble.checkpoints.int4_format import is_int4
-from ensemble.engines.vllm_options import check_options
-from ensemble.errors import CheckpointError, ConfigError
+from ensemble.engines.vllm_options import check_options, find_largest_rank
+from ensemble.errors import ConfigError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from ensemble.engines.config import VllmEngineConfig
 
 _GIB = 2**30
@@ -24,8 +24,6 @@ _CPU_CACHE_GIB = 1.0
 _CPU_BLOCK_SIZE = 32
 """vLLM's own, 128, keeps nothing of a prompt that is shorter; the CPU kernels want multiples of 32."""
 _PICKLE_FORMATS = ("pt", "npcache")
-_LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
-"""The ranks that vLLM takes as the largest (vllm.config.lora, 0.32)."""
 
 
 def build_engine_args(config: VllmEngineConfig, *, folder: Path, max_context: int) -> AsyncEngineArgs:
@@ -100,16 +98,4 @@ def _device_arguments(config: VllmEngineConfig, folder: Path) -> dict[str, Any]:
 
 
 def _lora_arguments(lora: str) -> dict[str, Any]:
-    if not lora:
-        return {}
-    folder = Path(lora).expanduser()
-    if not (folder / "adapter_model.safetensors").is_file():
-        raise CheckpointError("engine.lora", f"{folder} has no adapter_model.safetensors", "give an adapter's folder")
-    try:
-        rank = int(json.loads((folder / "adapter_config.json").read_text("utf-8"))["r"])
-        largest = next(largest for largest in _LORA_RANKS if largest >= rank)
-    except (OSError, ValueError, KeyError, TypeError, StopIteration) as error:
-        raise CheckpointError(
-            "engine.lora", f"{folder / 'adapter_config.json'} names no rank that vLLM takes ({error!r})", "see its r"
-        ) from error
-    return {"enable_lora": True, "max_loras": 1, "max_lora_rank": largest}
+    return {"enable_lora": True, "max_loras": 1, "max_lora_rank": find_largest_rank(lora)} if lora else {}

@@ -1,20 +1,23 @@
-"""Which of vLLM's engine arguments a spec may set; importing vLLM takes seconds, so its source can be read instead."""
+"""What a spec asks of vLLM, checked without importing it, which takes seconds: its source can be read instead."""
 
 from __future__ import annotations
 
 import ast
+import json
 from difflib import get_close_matches
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ensemble.errors import ConfigError
+from ensemble.errors import CheckpointError, ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator
 
 _SOURCE = "engine/arg_utils.py"
 _CLASSES = ("EngineArgs", "AsyncEngineArgs")
+_LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
+"""The ranks that vLLM takes as the largest (vllm.config.lora, 0.32)."""
 _OUR_NAME_BY_OPTION = {
     "model": "checkpoint",
     "model_weights": "checkpoint",
@@ -51,6 +54,24 @@ def check_options(options: Iterable[str], known: Collection[str]) -> None:
                 "vLLM has no such engine argument",
                 f"did you mean {', '.join(near)}?" if near else "see vLLM's engine arguments",
             )
+
+
+def find_largest_rank(lora: str) -> int:
+    """Give what vLLM must be told as the largest rank so that it takes the LoRA adapter in this folder.
+
+    Raises:
+        CheckpointError: it is not one, or is pickled.
+    """
+    folder = Path(lora).expanduser()
+    if not (folder / "adapter_model.safetensors").is_file():
+        raise CheckpointError("engine.lora", f"{folder} has no adapter_model.safetensors", "give an adapter's folder")
+    try:
+        rank = int(json.loads((folder / "adapter_config.json").read_text("utf-8"))["r"])
+        return next(largest for largest in _LORA_RANKS if largest >= rank)
+    except (OSError, ValueError, KeyError, TypeError, StopIteration) as error:
+        raise CheckpointError(
+            "engine.lora", f"{folder / 'adapter_config.json'} names no rank that vLLM takes ({error!r})", "see its r"
+        ) from error
 
 
 def read_argument_names() -> frozenset[str]:

@@ -57,6 +57,10 @@ BAD_SPECS = {
         ),
         ("members[0].engine.others[1]", "nowhere", "ensemble compress"),
     ),
+    "a missing adapter": (
+        GOOD.replace("engine: {type: echo}", "checkpoint: org/name, engine: {type: vllm, lora: ./nowhere}", 1),
+        ("members[0].engine.lora", "nowhere", "adapter_model.safetensors"),
+    ),
     "an option of vLLM's with a field of its own": (
         GOOD.replace(
             "engine: {type: echo}", "checkpoint: org/name, engine: {type: vllm, options: {max_model_len: 9}}", 1

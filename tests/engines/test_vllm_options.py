@@ -1,7 +1,8 @@
-"""Options for vLLM are checked by name where vLLM is installed, without importing it."""
+"""What a spec asks of vLLM is checked without importing it: options by name where it is installed, adapters by rank."""
 
 from __future__ import annotations
 
+import json
 import sys
 from dataclasses import fields
 from importlib.machinery import ModuleSpec
@@ -10,8 +11,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from ensemble.engines import vllm_options
-from ensemble.engines.vllm_options import check_options, read_argument_names
-from ensemble.errors import ConfigError
+from ensemble.engines.vllm_options import check_options, find_largest_rank, read_argument_names
+from ensemble.errors import CheckpointError, ConfigError
 from tests.engines.vllm_runs import NEEDS_VLLM
 
 if TYPE_CHECKING:
@@ -81,6 +82,27 @@ def test_without_names_an_option_is_left_to_the_start_unless_it_has_a_field_of_i
 
     with pytest.raises(ConfigError, match=r"max_num_seqs.*set engine\.max_batch instead"):
         check_options(("max_num_seqs",), ())
+
+
+@pytest.mark.parametrize(("rank", "largest"), [(4, 8), (8, 8), (300, 320)])
+def test_an_adapter_s_rank_is_rounded_up_to_one_that_vllm_takes(tmp_path: Path, rank: int, largest: int) -> None:
+    write_adapter(tmp_path, {"r": rank})
+
+    assert find_largest_rank(str(tmp_path)) == largest
+
+
+@pytest.mark.parametrize("config", [{"r": 513}, {"r": "many"}, {}, [4]])
+def test_an_adapter_without_a_rank_that_vllm_takes_is_refused(tmp_path: Path, config: object) -> None:
+    write_adapter(tmp_path, config)
+
+    with pytest.raises(CheckpointError, match=r"engine\.lora.*names no rank that vLLM takes"):
+        find_largest_rank(str(tmp_path))
+
+
+def write_adapter(folder: Path, config: object) -> None:
+    """Write what tells an adapter's rank, beside weights that nobody reads here."""
+    (folder / "adapter_model.safetensors").write_bytes(b"")
+    (folder / "adapter_config.json").write_text(json.dumps(config), "utf-8")
 
 
 @NEEDS_VLLM
