@@ -32,7 +32,7 @@ def main(folder: str, request_id: str) -> None:
     try:
         with ray_cluster("", temp_dir=temp_dir, num_cpus=1):
             # Generous: a cluster that has just begun takes its time for the first actor.
-            store = ServeFeedbackStore("shop", Path(folder), {"default": POLICY}, timeout_s=60.0)
+            store = ServeFeedbackStore("shop", Path(folder), {"default": POLICY}, timeout_s=150.0)
             learned = asyncio.run(learn(store, request_id))
     finally:
         shutil.rmtree(temp_dir, ignore_errors=True)

@@ -30,7 +30,7 @@ from ensemble.serving.namespace import NAMESPACE
 pytestmark = pytest.mark.ray
 
 POLICY = FeedbackPolicy(audit_share=1.0, learning_rate=0.1, max_shift=10.0)
-GENEROUS_S = 60.0
+GENEROUS_S = 120.0
 ROOT = Path(__file__).parents[2]
 KNOWN = FeedbackOutcome(accepted=False, was_audited=True, already_known=True)
 
