@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 from ensemble.compression.calibration_options import WINDOW_TOKENS
@@ -9,7 +10,7 @@ from ensemble.compression.record import RECORD_NAME
 from ensemble.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
     from pathlib import Path
 
     from ensemble.compression.calibration_options import CalibrationOptions
@@ -17,12 +18,36 @@ if TYPE_CHECKING:
     from ensemble.compression.source import Source
 
 
+def check_places(folders: Iterable[Path]) -> None:
+    """See that folders which are not there can be made.
+
+    Raises:
+        ConfigError: a file is in the way, or the place takes nothing.
+    """
+    for folder in folders:
+        if folder.is_dir():
+            continue
+        place = next(place for place in folder.absolute().parents if _exists(place))
+        if not place.is_dir():
+            raise ConfigError(str(folder), f"{place} is a file", "choose another folder")
+        if not os.access(place, os.W_OK | os.X_OK):
+            raise ConfigError(str(folder), f"nothing can be written into {place}", "choose another folder")
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except PermissionError:
+        return False
+
+
 def check_outputs(outputs: Sequence[Path]) -> None:
     """See that every output can be written, or may be what an earlier run has made.
 
     Raises:
-        ConfigError: one is something else, or stands twice.
+        ConfigError: one is something else, stands twice, or cannot be made.
     """
+    check_places(outputs)
     for output in outputs:
         if output.exists() and not (output / RECORD_NAME).is_file():
             raise ConfigError(str(output), "it exists already", "choose another folder, or remove it")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from ensemble.checkpoints import DEFAULT_CACHE_DIR
 from ensemble.compression.calibration_sources import CalibrationSource, load_calibration_sources
 from ensemble.compression.calibration_text import CalibrationText, split_calibration_text
-from ensemble.compression.checks import check_outputs, check_steps, fit_calibration
+from ensemble.compression.checks import check_outputs, check_places, check_steps, fit_calibration
 from ensemble.compression.full_disk import check_room
 from ensemble.compression.own_text import PASSES_OF_A_WRITTEN_WINDOW, write_own_text
 from ensemble.compression.source import Source, open_source
@@ -84,6 +84,7 @@ def make_variants(
         CheckpointError: the source cannot be loaded.
     """
     check_outputs([variant.output for variant in variants])
+    check_places([cache_dir.expanduser() / "compressing"])
     texts = load_calibration_sources(calibration_texts)
 
     def tell(phase: str, share: float) -> None:

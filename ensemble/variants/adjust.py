@@ -16,6 +16,7 @@ from typing import Protocol
 
 from ensemble.checkpoints.progress import OnPhase, ignore_phase
 from ensemble.checkpoints.store_listing import EVALUATION_RECORD
+from ensemble.compression.checks import check_places
 from ensemble.compression.record import read_report
 from ensemble.errors import ConfigError
 from ensemble.files.whole_file import write_whole
@@ -191,6 +192,7 @@ def check_adjustment(task: AdjustTask, output: Path) -> None:
         problem = f"the recipes would learn from the text that they are judged by ({task.trial.text.name})"
         raise ConfigError("--text", problem, "give text that no recipe sees, or none to use the package's own")
     check_recipes(task.trial, {point.name: point.recipe for point in task.points})
+    check_places([output])
     if output.exists():
         _check_output(output, task)
 

@@ -270,3 +270,18 @@ def test_an_output_that_no_recipe_of_the_search_makes_is_refused(
     assert done.exit_code == 2
     assert "it exists already" in done.stderr
     assert not list(chosen.iterdir())
+
+
+def test_an_output_that_cannot_be_made_is_told_before_any_trial(
+    source: str, recipes: tuple[str, ...], tmp_path: Path
+) -> None:
+    file, out = tmp_path / "file", tmp_path / "out"
+    file.write_text("")
+
+    done = CliRunner().invoke(
+        app, ["adjust", source, str(file / "chosen"), *recipes, "--out", str(out), "--max-loss", "1", *SIZE]
+    )
+
+    assert done.exit_code == 2
+    assert f"{file} is a file" in done.stderr
+    assert not num_trials(out)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -141,6 +142,30 @@ def test_text_that_cannot_calibrate_is_told(tmp_path: Path, content: bytes, prob
     check_refused(source, tmp_path, {"steps": [PRUNE]}, problem=problem, texts=[text])
 
 
+@pytest.mark.parametrize("is_cache", [False, True])
+def test_a_place_that_is_a_file_is_told(tmp_path: Path, *, is_cache: bool) -> None:
+    source = save(build_llama(), tmp_path / "source")
+    (tmp_path / "file").write_text("")
+    place = tmp_path / "file" / "inside"
+
+    check_refused(
+        source,
+        tmp_path,
+        {"steps": [INT8]},
+        problem=f"{tmp_path}/file is a file",
+        output=None if is_cache else place,
+        cache=place if is_cache else None,
+    )
+
+
+def test_a_place_that_takes_nothing_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = save(build_llama(), tmp_path / "source")
+    # Root may write wherever the file system itself does.
+    monkeypatch.setattr(os, "access", lambda _place, mode: not mode & os.W_OK)
+
+    check_refused(source, tmp_path, {"steps": [INT8]}, problem=f"nothing can be written into {tmp_path}")
+
+
 def test_a_classifier_is_asked_for_no_text_of_its_own(tmp_path: Path) -> None:
     source = save(build_bert(), tmp_path / "source")
 
@@ -149,7 +174,16 @@ def test_a_classifier_is_asked_for_no_text_of_its_own(tmp_path: Path) -> None:
     )
 
 
-def check_refused(source: str, folder: Path, recipe: Any, *, problem: str, texts: list[Path] | None = None) -> None:
+def check_refused(
+    source: str,
+    folder: Path,
+    recipe: Any,
+    *,
+    problem: str,
+    texts: list[Path] | None = None,
+    output: Path | None = None,
+    cache: Path | None = None,
+) -> None:
     """See that one error comes before anything is measured, with a remedy, and that nothing is written."""
     told: list[Standing] = []
 
@@ -157,9 +191,9 @@ def check_refused(source: str, folder: Path, recipe: Any, *, problem: str, texts
         compress(
             source,
             Recipe.model_validate(recipe),
-            folder / "out",
+            output or folder / "out",
             calibration_texts=texts or [],
-            cache_dir=folder / "cache",
+            cache_dir=cache or folder / "cache",
             on_progress=told.append,
         )
 
