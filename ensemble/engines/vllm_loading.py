@@ -36,6 +36,9 @@ if TYPE_CHECKING:
     from ensemble.engines.config import VllmEngineConfig
     from ensemble.engines.prompt_format import PromptFormat
 
+_SAYS_NOTHING = "See root cause above"
+"""What vLLM raises here, whatever ended its processes."""
+
 
 def load_vllm(
     config: VllmEngineConfig,
@@ -130,21 +133,26 @@ def _start(args: AsyncEngineArgs, *, checkpoint: str, log: ProcessLog, recorder:
         with counting_nan(is_wanted=_counts_nan_cheaply(config)) as tells_nan:
             llm = AsyncLLM.from_vllm_config(config, stat_loggers=[lambda *_: recorder], disable_log_stats=True)
     except Exception as error:  # as above
-        cause = log.find_cause() or _describe(error)
-        if "memory" in cause.lower():
-            raise ConfigError(
-                "engine",
-                f"{checkpoint} does not fit ({cause})",
-                "change engine.kv_cache_gib or max_context, or see `ensemble plan`",
-            ) from error
-        raise CheckpointError(
-            checkpoint, f"vLLM does not start with it ({cause})", "take another one, or see engine.options"
-        ) from error
+        raise _explain(error, checkpoint=checkpoint, logged=log.find_cause()) from error
     drop_own_metrics(llm)
     # For every token vLLM's front end looks at this switch, which it would find in the environment: slowly, and only
     # inside the block. Set here, it is found at once, and says no more than that whatever was counted is to be told.
     envs.VLLM_COMPUTE_NANS_IN_LOGITS = True
     return llm, tells_nan and not config.speculative_config
+
+
+def _explain(error: Exception, *, checkpoint: str, logged: str) -> ConfigError:
+    """Say why vLLM's processes did not come up; what they logged is nearer to the cause than what reached this one."""
+    cause = logged or _describe(error)
+    remedy = "change engine.kv_cache_gib or max_context, or see `ensemble plan`"
+    if "memory" in cause.lower():
+        return ConfigError("engine", f"{checkpoint} does not fit ({cause})", remedy)
+    if not logged and _SAYS_NOTHING in cause:
+        problem = f"vLLM's processes ended without a word while they loaded {checkpoint}, as when the memory runs out"
+        return ConfigError("engine", f"{problem} ({cause})", remedy)
+    return CheckpointError(
+        checkpoint, f"vLLM does not start with it ({cause})", "take another one, or see engine.options"
+    )
 
 
 def _counts_nan_cheaply(config: VllmConfig) -> bool:

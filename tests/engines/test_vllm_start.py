@@ -140,6 +140,25 @@ class TestBeforeAnyProcessStarts:
 
         assert len(str(caught.value)) < LONGEST_MESSAGE
 
+    async def test_processes_that_end_without_a_word_may_have_lacked_memory(
+        self, llama: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        from vllm.v1.engine.async_llm import AsyncLLM  # noqa: PLC0415 - where vLLM is not installed, tests skip
+
+        def end(*_: object, **__: object) -> None:
+            # vLLM's own words when the system has killed its process.
+            raise RuntimeError(
+                "Engine core initialization failed. See root cause above. Failed core proc(s): {'EngineCore': -9}"
+            )
+
+        monkeypatch.setattr(AsyncLLM, "from_vllm_config", end)
+
+        with pytest.raises(ConfigError, match=r"without a word.*memory.*-9.*ensemble plan") as caught:
+            await start(llama)
+
+        # The checkpoint is not to blame.
+        assert not isinstance(caught.value, CheckpointError)
+
     async def test_a_second_start_raises_what_the_first_raised(self, tmp_path: Path) -> None:
         engine = build_engine(
             vllm_config(), checkpoint=str(tmp_path / "absent"), member="m", prompt_format=PromptFormat()
