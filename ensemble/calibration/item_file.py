@@ -92,7 +92,7 @@ def read_item_file(path: Path, *, check: Check | None = None) -> ItemFile:
         problems.append(ItemProblem(path=path, line=1, problem="the file is empty"))
     items = tuple(reader.items)
     item_set = ItemSet(name=set_name(path), items=items, digest=digest_items(items))
-    return ItemFile(item_set=item_set, num_lines=len(lines), problems=tuple(problems))
+    return ItemFile(item_set=item_set, num_lines=max(1, len(lines)), problems=tuple(problems))
 
 
 def check_item_files(files: Sequence[ItemFile]) -> tuple[ItemSet, ...]:

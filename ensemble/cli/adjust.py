@@ -111,6 +111,7 @@ def adjust(  # noqa: PLR0913 - a command's options are its arguments
     limit, named = _read_limit(max_loss, min_speedup), with_store(source)
     place = Output.of(output, replace=replaces, made_from=[named, str(out.absolute()), *map(read_text, recipe)])
     place.check([place.folder])
+    _check_out(out, place.folder)
     chains, labelled = load_templates(recipe), read_choice_items(items or [], leave_out=leave_out)
     console = stderr_console()
     with show_work(console) as on_phase, _connected(ray, device, console) as measured_on:
@@ -157,6 +158,12 @@ def show_work(console: Console) -> Iterator[OnPhase]:
             console.print(printable(f"{phase}{f', {share:.0%}' if share else ''}"), markup=False, soft_wrap=True)
 
     yield hear
+
+
+def _check_out(out: Path, output: Path) -> None:
+    """See that the trials' folder does not stand where the choice is to be written."""
+    if output.absolute() in (out.absolute(), *out.absolute().parents):
+        raise InvalidRequestError("--out", f"{output}, the OUTPUT, would hold it", "give a folder elsewhere")
 
 
 def _read_limit(max_loss: float | None, min_speedup: float | None) -> Limit:

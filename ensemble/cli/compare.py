@@ -142,5 +142,5 @@ def split_name(typed: str) -> tuple[str, str]:
     """Part NAME=CHECKPOINT; without a name it is empty."""
     name, equals, reference = typed.partition("=")
     # An equals sign further on is part of a path.
-    is_named = bool(equals) and bool(name) and not set(name) & set("/:\\")
+    is_named = bool(equals) and bool(name) and bool(reference) and not set(name) & set("/:\\")
     return (name, reference) if is_named else ("", typed)

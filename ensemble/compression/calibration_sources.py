@@ -110,7 +110,7 @@ def _join(name: str, texts: Iterable[str]) -> CalibrationSource:
         if num_characters >= MAX_CHARACTERS:
             break
     if not kept:
-        raise ConfigError(name, "it holds no text", "give text to calibrate with, or none to use the package's own")
+        raise ConfigError(name, "it holds no text", "give a file that does, or none to use the package's own")
     return CalibrationSource(name=name, text="\n\n".join(kept)[:MAX_CHARACTERS])
 
 

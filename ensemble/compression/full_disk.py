@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import shutil
 from collections import defaultdict
 from contextlib import contextmanager
@@ -11,12 +10,12 @@ from typing import TYPE_CHECKING
 from safetensors import SafetensorError
 
 from ensemble.errors import ConfigError
+from ensemble.files.whole_file import FULL
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _MIB = 2**20
 
 
@@ -30,12 +29,12 @@ def full_disk_told(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in _FULL:
+        if error.errno not in FULL:
             raise
         raise _refusal(path, error.strerror) from error
     except SafetensorError as error:
         # The library keeps the number in its text alone.
-        if not any(f"os error {number})" in str(error) for number in _FULL):
+        if not any(f"os error {number})" in str(error) for number in FULL):
             raise
         raise _refusal(path, str(error)) from error
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, cast
 from torch import nn
 
 from ensemble.checkpoints.layer_names import is_ignored
+from ensemble.compression.step import HEADS
 from ensemble.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ def find_targets(model: PreTrainedModel, step: str, ignore: tuple[str, ...]) -> 
         name for name, layer in model.named_modules() if isinstance(layer, nn.Linear) and not is_ignored(name, ignore)
     ]
     if not targets:
+        check_has_layers(model, step)
         raise ConfigError(f"{step}.ignore", "no linear layer is left to quantise", "ignore fewer")
     tied = [name for name in targets if f"{name}.weight" in model.all_tied_weights_keys]
     if tied:
@@ -35,6 +37,16 @@ def find_targets(model: PreTrainedModel, step: str, ignore: tuple[str, ...]) -> 
             f"{step}.ignore", f"{tied[0]} shares its weight with the embeddings", f"add {tied[0]} to ignore"
         )
     return targets
+
+
+def check_has_layers(model: PreTrainedModel, step: str) -> None:
+    """See that the model has linear layers at all, beside its head; some types have others in their place.
+
+    Raises:
+        ConfigError: it has none.
+    """
+    if all(is_ignored(name, HEADS) for name in find_float_layers(model)):
+        raise ConfigError(step, f"a {type(model).__name__} has no linear layers but its head", "take another model")
 
 
 def find_float_layers(model: PreTrainedModel) -> tuple[str, ...]:

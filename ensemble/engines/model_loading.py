@@ -87,7 +87,7 @@ def choose_device(wanted: str) -> str:
     has_cuda = torch.cuda.is_available()
     if wanted == "cuda" and not has_cuda:
         raise ConfigError(
-            "engine.device", "cuda is asked for and torch sees no GPU", "give the replica one, or take auto"
+            "engine.device", "cuda is asked for and torch sees no GPU", "give its process one, or take auto or cpu"
         )
     if wanted == "auto":
         return "cuda" if has_cuda else "cpu"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,6 +10,9 @@ from pathlib import Path
 from typing import BinaryIO
 
 from ensemble.errors import ConfigError
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""What a disk says that is full, or a user's share of it."""
 
 
 def write_whole(path: Path, content: bytes) -> None:
@@ -75,4 +79,5 @@ def disk_watched(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         problem = f"it cannot be written ({error.strerror or error})"
-        raise ConfigError(str(path), problem, "make room there and give the same command again") from error
+        does = "make room there" if error.errno in FULL else "mend that"
+        raise ConfigError(str(path), problem, f"{does} and give the same command again") from error

@@ -179,7 +179,7 @@ def check_adjustment(task: AdjustTask, output: Path) -> None:
 
     Raises:
         ConfigError: there is too little to judge by, it is what the recipes learn from, a recipe's steps cannot be
-            taken, or the output is something that none of them makes.
+            taken, or the output is something that none of them makes, or cannot be made.
     """
     if task.trial.speed is None and (task.aim != "size" or task.limit.max_loss is None):
         raise ConfigError("--no-speed", "a speed is wanted", "give it with --prefer size and --max-loss alone")

@@ -239,6 +239,8 @@ def test_a_limit_that_nothing_keeps_is_told_with_the_nearest_and_reported(source
         (("--max-loss", "0.1", "--recipe", "{folder}/many.yaml"), "many(num_layers=9)"),
         (("--max-loss", "0.1", "--text", "nowhere.txt"), "nowhere.txt"),
         (("--max-loss", "0.1", "--text", __file__, "--calibration", __file__), "judged by"),
+        (("--max-loss", "0.1", "--out", "{folder}/chosen"), "the OUTPUT, would hold it"),
+        (("--max-loss", "0.1", "--out", "{folder}/chosen/trials"), "the OUTPUT, would hold it"),
         (("--max-loss", "0.1", "--ray", "127.0.0.1:1"), "nobody answers"),
     ],
 )

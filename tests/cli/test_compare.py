@@ -115,6 +115,7 @@ def test_a_line_that_cannot_be_used_is_refused_and_left_out_on_request(tmp_path:
         ("package:x/y=z.gguf", ("", "package:x/y=z.gguf")),
         ("./plain", ("", "./plain")),
         ("a=b=c", ("a", "b=c")),
+        ("a=", ("", "a=")),
     ],
 )
 def test_a_name_stands_before_the_first_equals_sign_unless_that_is_in_a_path(

@@ -166,6 +166,20 @@ def test_a_place_that_takes_nothing_is_told(tmp_path: Path, monkeypatch: pytest.
     check_refused(source, tmp_path, {"steps": [INT8]}, problem=f"nothing can be written into {tmp_path}")
 
 
+@pytest.mark.parametrize(
+    ("step", "problem"),
+    [
+        ({"type": "quantize_int8"}, "a GPT2LMHeadModel has no linear layers but its head"),
+        ({"type": "prune_weights", "score": "magnitude"}, "a GPT2LMHeadModel has no linear layers but its head"),
+    ],
+)
+def test_a_model_without_linear_layers_is_told_by_its_type(tmp_path: Path, step: Any, problem: str) -> None:
+    # Its layers are convolutions of one place.
+    source = save(build_gpt2(), tmp_path / "source")
+
+    check_refused(source, tmp_path, {"steps": [step]}, problem=problem)
+
+
 def test_a_classifier_is_asked_for_no_text_of_its_own(tmp_path: Path) -> None:
     source = save(build_bert(), tmp_path / "source")
 

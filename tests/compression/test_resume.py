@@ -39,6 +39,10 @@ def end(*_args: object) -> StepResult:
     raise KeyboardInterrupt
 
 
+def refuse(_source: Source) -> PreTrainedModel:
+    raise AssertionError("the source's weights were read")
+
+
 def note_layers_pruned(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Give the list to which each pruning of layers from now on adds itself."""
     taken: list[str] = []
@@ -95,7 +99,7 @@ def test_a_run_that_goes_on_neither_measures_nor_reads_the_source_again(
         with pytest.raises(KeyboardInterrupt):
             compress(source, recipe, tmp_path / "resumed", cache_dir=tmp_path / "cache")
     measured, told = note_measured(monkeypatch), list[Standing]()
-    monkeypatch.setattr(Source, "load", end)
+    monkeypatch.setattr(Source, "load", refuse)
 
     report = compress(source, recipe, tmp_path / "resumed", cache_dir=tmp_path / "cache", on_progress=told.append)
 

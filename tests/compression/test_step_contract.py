@@ -128,7 +128,7 @@ def test_what_the_check_lets_pass_the_step_does_with_the_sizes_that_it_told(
     [
         ("prune_layers", build_gpt2, "a GPT2LMHeadModel has no plain stack of decoder layers"),
         ("prune_layers", build_bert, "a BertForSequenceClassification has no plain stack of decoder layers"),
-        ("quantize_int8", build_gpt2, "no linear layer is left"),
+        ("quantize_int8", build_gpt2, "a GPT2LMHeadModel has no linear layers but its head"),
     ],
 )
 def test_a_model_of_a_kind_that_a_step_cannot_take_is_refused(

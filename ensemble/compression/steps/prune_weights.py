@@ -21,6 +21,7 @@ from ensemble.compression.movement_training import train_movement
 from ensemble.compression.optimal_brain import DAMPING, factorise_inverse
 from ensemble.compression.sparsegpt import prune_by_sparsegpt
 from ensemble.compression.step import HEADS, LayerName, Step, StepContext, StepResult
+from ensemble.compression.targets import check_has_layers
 from ensemble.compression.zero_choice import (
     PATTERN_SPARSITY,
     Pattern,
@@ -127,6 +128,7 @@ class PruneWeights(Step):
             if isinstance(layer, kinds) and not is_ignored(name, self.ignore)
         ]
         if not names:
+            check_has_layers(model, self.type)
             raise ConfigError(f"{self.type}.ignore", "no layer is left to prune", "ignore fewer, or name more targets")
         return names
 
