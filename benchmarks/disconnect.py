@@ -1,6 +1,7 @@
 """How soon a member's engine is free again when a client's process is killed in the middle of a stream.
 
     python benchmarks/disconnect.py [--engine echo --engine embedded] [--rounds 20]
+    python benchmarks/disconnect.py --engine fused --options '{"others": ["FOLDER"], "method": "speculative"}'
 
 Real processes on one Ray cluster: a client, the router, the member. The clock starts before SIGKILL is sent and stops
 when the member's own counters say that nothing runs; they are asked for over gRPC every few milliseconds. On vLLM
