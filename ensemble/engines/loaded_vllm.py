@@ -7,17 +7,17 @@ import itertools
 import math
 from contextlib import aclosing
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from vllm.exceptions import VLLMNotFoundError, VLLMValidationError
 from vllm.inputs.engine import tokens_input
 from vllm.logprobs import FlatLogprobs
-from vllm.sampling_params import RequestOutputKind, SamplingParams
+from vllm.sampling_params import RequestOutputKind, SamplingParams, StructuredOutputsParams
 
 from ensemble.errors import MemberError, MemberRefusedError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable
+    from collections.abc import AsyncGenerator, Callable, Mapping
 
     from tokenizers import Tokenizer
     from vllm.lora.request import LoRARequest
@@ -54,6 +54,8 @@ class LoadedVllm:
     tells_nan: bool = False
     """Whether vLLM says itself whose logits were NaN; otherwise log-probabilities do, so every completion has them."""
     lora: LoRARequest | None = None
+    structured: Mapping[Any, Any] = field(default_factory=dict)
+    """What completions are held to, if anything; their log-probabilities are then those among what is allowed."""
     _numbers: itertools.count[int] = field(default_factory=itertools.count)
     _request_ids: set[str] = field(default_factory=set)
 
@@ -87,6 +89,8 @@ class LoadedVllm:
                 "seed": seed,
                 "max_tokens": max_tokens,
                 "stop_token_ids": sorted(self.eos_tokens),
+                # Made anew for each request: vLLM notes in it which of its compilers it took.
+                "structured_outputs": StructuredOutputsParams(**self.structured) if self.structured else None,
                 "logprobs": 0 if with_logprobs else None,
                 # One list of numbers takes less time to fill than a dictionary a token, and more to take pieces of.
                 "flat_logprobs": with_logprobs and not in_pieces,

@@ -67,12 +67,11 @@ def load_model(
     cache_gib = limits.cache_tokens * bytes_per_token / 2**30
     what = (member, checkpoint, device, config.dtype, cache_gib, limits.cache_tokens)
     _log.info("member %s: loaded %s on %s as %s; its cache takes %.3f GiB, %d tokens", *what)
-    prior_prompt = encoder.encode_pmi_prompt() if prompt_format.scoring == "pmi" else ()
     return LoadedModel(
         member=member,
         passes=ForwardPasses(loaded.model),
         encoder=encoder,
-        rule=ScoringRule(prompt_format.scoring, prior_prompt=prior_prompt, member=member),
+        rule=ScoringRule(prompt_format, encoder, member=member),
         eos_tokens=find_eos_tokens(loaded.model, loaded.tokenizer),
         limits=replace(limits, prefix_caching=config.prefix_caching),
     )

@@ -13,8 +13,9 @@ from ensemble.generation import ChoiceScores
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ensemble.engines.prompt_format import ScoringRuleName
+    from ensemble.engines.prompt_format import PromptFormat
     from ensemble.engines.scoring import TreeSums
+    from ensemble.engines.token_encoder import TokenEncoder
 
 MAX_PRIORS = 4096
 """Choices whose unconditional term is kept; the one asked for longest ago goes first."""
@@ -23,13 +24,16 @@ MAX_PRIORS = 4096
 class ScoringRule:
     """Applies ``mean_logprob``, ``sum_logprob`` or ``pmi``; see PromptFormat for what they are.
 
-    For ``pmi``, ``prior_prompt`` is the text that choices are measured against. Their terms after it do not depend on
-    the question, so they are read with a request's first pass and kept.
+    For ``pmi``, choices are measured against a text that says nothing. Their terms after it do not depend on the
+    question, so they are read with a request's first pass and kept.
+
+    Raises:
+        MemberRefusedError: that text has no tokens, or one that the model lacks.
     """
 
-    def __init__(self, name: ScoringRuleName, *, prior_prompt: tuple[int, ...], member: str) -> None:
-        self._name = name
-        self._prior_prompt = prior_prompt
+    def __init__(self, prompt_format: PromptFormat, encoder: TokenEncoder, *, member: str) -> None:
+        self._name = prompt_format.scoring
+        self._prior_prompt = encoder.encode_pmi_prompt() if self._name == "pmi" else ()
         self._member = member
         self._priors: OrderedDict[tuple[int, ...], float] = OrderedDict()
 

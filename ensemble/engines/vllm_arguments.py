@@ -47,8 +47,9 @@ def build_engine_args(config: VllmEngineConfig, *, folder: Path, max_context: in
         "enable_prefix_caching": config.prefix_caching,
         "load_format": config.load_format,
         "quantization": config.quantization,
-        # Tokens go in and come out here, so that every engine words, reads and cuts texts alike.
-        "skip_tokenizer_init": True,
+        # Tokens go in and come out here, so that every engine words, reads and cuts texts alike. A grammar is about
+        # texts, though, and vLLM makes it one about tokens.
+        "skip_tokenizer_init": not config.structured,
         "disable_log_stats": True,
         **_parallel_arguments(config),
         **_device_arguments(config, folder),

@@ -24,7 +24,7 @@ from ensemble.engines.token_encoder import TokenEncoder
 from ensemble.engines.vllm_arguments import build_engine_args
 from ensemble.engines.vllm_processes import MAX_CAUSE, ProcessLog, counting_nan, vllm_environment
 from ensemble.engines.vllm_steps import StepRecorder, drop_own_metrics
-from ensemble.errors import CheckpointError, ConfigError, MemberError
+from ensemble.errors import CheckpointError, ConfigError, MemberError, MemberRefusedError
 from ensemble.generation import GenerationRequest
 
 if TYPE_CHECKING:
@@ -59,11 +59,10 @@ def load_vllm(
     # A shape without weights is a checkpoint, too, when they are made up.
     _check_generates(folder, read_config(folder) if config.load_format == "dummy" else check_folder(folder))
     tokenizer = load_tokenizer(folder)
-    text_config = AutoConfig.from_pretrained(folder, local_files_only=True).get_text_config()
-    num_words = text_config.vocab_size
-    encoder = TokenEncoder(tokenizer, prompt_format, add_bos=config.add_bos, vocab_size=num_words, member=member)
-    prior_prompt = encoder.encode_pmi_prompt() if prompt_format.scoring == "pmi" else ()
-    max_context = min(config.max_context, getattr(text_config, "max_position_embeddings", None) or config.max_context)
+    shape = AutoConfig.from_pretrained(folder, local_files_only=True).get_text_config()
+    encoder = TokenEncoder(tokenizer, prompt_format, add_bos=config.add_bos, vocab_size=shape.vocab_size, member=member)
+    rule = ScoringRule(prompt_format, encoder, member=member)
+    max_context = min(config.max_context, getattr(shape, "max_position_embeddings", None) or config.max_context)
     eos_tokens, decoder = _find_eos_tokens(folder, tokenizer), Tokenizer.from_str(encoder.backend.to_str())
     args = build_engine_args(config, folder=folder, max_context=max_context)
     on_phase("load", 0.0)
@@ -83,11 +82,12 @@ def load_vllm(
         recorder=recorder,
         encoder=encoder,
         decoder=decoder,
-        rule=ScoringRule(prompt_format.scoring, prior_prompt=prior_prompt, member=member),
+        rule=rule,
         eos_tokens=eos_tokens,
         max_context=max_context,
         tells_nan=tells_nan,
         lora=LoRARequest("adapter", 1, str(Path(config.lora).expanduser())) if config.lora else None,
+        structured=config.structured,
     )
 
 
@@ -96,6 +96,7 @@ async def check_generates_numbers(loaded: LoadedVllm, *, checkpoint: str) -> Non
 
     Raises:
         CheckpointError: vLLM cannot run the model, or its logits are not numbers.
+        ConfigError: vLLM cannot hold completions to what ``engine.structured`` says.
     """
     max_tokens = min(2, loaded.max_context - 1)
     outputs = loaded.complete([0], GenerationRequest(request_id="", prompt=""), max_tokens=max_tokens)
@@ -103,6 +104,8 @@ async def check_generates_numbers(loaded: LoadedVllm, *, checkpoint: str) -> Non
         async with aclosing(outputs):
             logprobs = [output.outputs[0].cumulative_logprob async for output in outputs]
     except MemberError as error:
+        if loaded.structured and isinstance(error, MemberRefusedError):
+            raise ConfigError("engine.structured", error.problem, "see vLLM's structured outputs") from error
         raise CheckpointError(checkpoint, f"vLLM cannot run it ({error.problem})", "take another one") from error
     if not logprobs or any(logprob is None or not math.isfinite(logprob) for logprob in logprobs):
         raise CheckpointError(checkpoint, "it gives logits that are not numbers", "take an undamaged one")

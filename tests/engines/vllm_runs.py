@@ -136,7 +136,6 @@ class SharedVllm:
             vocab_size=of.encoder._vocab_size,
             member="m",
         )
-        prior_prompt = encoder.encode_pmi_prompt() if prompt_format.scoring == "pmi" else ()
         return KeptVllm(
             member="m",
             llm=of.llm,
@@ -144,10 +143,11 @@ class SharedVllm:
             recorder=of.recorder,
             encoder=encoder,
             decoder=of.decoder,
-            rule=ScoringRule(prompt_format.scoring, prior_prompt=prior_prompt, member="m"),
+            rule=ScoringRule(prompt_format, encoder, member="m"),
             eos_tokens=of.eos_tokens,
             max_context=min(config.max_context, of.max_context),
             tells_nan=of.tells_nan,
+            structured=config.structured,
         )
 
 
