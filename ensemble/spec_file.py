@@ -48,19 +48,14 @@ def load_spec(path: Path) -> Spec:
     Raises:
         ConfigError: the file cannot be read, is no YAML, or is no spec.
     """
-    try:
-        data = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeyLoader)  # noqa: S506 - a SafeLoader
-    except OSError as error:
-        raise ConfigError(str(path), f"it cannot be read ({error.strerror})", "give the path of a spec") from error
-    except UnicodeDecodeError as error:
-        raise ConfigError(str(path), "it is not UTF-8 text", "give the path of a spec") from error
-    except yaml.YAMLError as error:
-        raise ConfigError(str(path), f"it is not valid YAML: {_one_line(error)}", "mend it there") from error
-    except RecursionError as error:
-        raise ConfigError(str(path), "it is nested too deeply, or within itself", "write it flatter") from error
-    if not isinstance(data, dict):
-        raise ConfigError(str(path), "it is not a mapping", "begin with `version: 1` and `members:`")
-    return parse_spec(data, source=str(path), folder=path.parent)
+    return parse_spec(_read_mapping(path), source=str(path), folder=path.parent)
+
+
+def find_weight_files(path: Path) -> tuple[Path, ...]:
+    """Find the calibrations that the fused groups of a spec that holds take their weights from."""
+    engines = (member.engine for member in Spec.model_validate(_read_mapping(path)).members)
+    named = [one.weights_from.calibration for one in engines if isinstance(one, FusedEngineConfig) and one.weights_from]
+    return tuple(Path(_path(name, path.parent, where="engine.weights_from")) for name in named)
 
 
 def parse_spec(data: Mapping[str, Any], *, source: str, folder: Path) -> Spec:
@@ -114,6 +109,22 @@ def text_facts(ensemble: EnsembleConfig) -> dict[str, str]:
     return {**generation_facts(ensemble), "answer": ensemble.answer.model_dump_json()}
 
 
+def _read_mapping(path: Path) -> dict[str, Any]:
+    try:
+        data = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeyLoader)  # noqa: S506 - a SafeLoader
+    except OSError as error:
+        raise ConfigError(str(path), f"it cannot be read ({error.strerror})", "give the path of a spec") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(str(path), "it is not UTF-8 text", "give the path of a spec") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(str(path), f"it is not valid YAML: {_one_line(error)}", "mend it there") from error
+    except RecursionError as error:
+        raise ConfigError(str(path), "it is nested too deeply, or within itself", "write it flatter") from error
+    if not isinstance(data, dict):
+        raise ConfigError(str(path), "it is not a mapping", "begin with `version: 1` and `members:`")
+    return data
+
+
 def spec_schema() -> str:
     """Give the spec's JSON schema, for editors."""
     schema = {"$schema": "https://json-schema.org/draft/2020-12/schema", **Spec.model_json_schema()}
@@ -128,11 +139,32 @@ def _with_checkpoints(member: MemberConfig, folder: Path, where: str) -> MemberC
             _checkpoint(other, folder, where=f"{where}.engine.others[{n}]")
             for n, other in enumerate(member.engine.others)
         )
-        changed["engine"] = member.engine.model_copy(update={"others": others})
+        fused = member.engine.model_copy(update={"others": others})
+        changed["engine"] = _with_weights(fused, folder, where=f"{where}.engine.weights_from")
     if isinstance(member.engine, VllmEngineConfig) and member.engine.lora:
         lora = _folder(member.engine.lora, folder, where=f"{where}.engine.lora")
         changed["engine"] = member.engine.model_copy(update={"lora": lora})
     return member.model_copy(update=changed)
+
+
+def _with_weights(engine: FusedEngineConfig, folder: Path, *, where: str) -> FusedEngineConfig:
+    """Put the numbers of a calibration in the place of its name."""
+    if engine.weights_from is None:
+        return engine
+    file = Path(_path(engine.weights_from.calibration, folder, where=f"{where}.calibration"))
+    strategies = load_calibration(file).strategies
+    strategy = {"linear": "soft_vote", "geometric": "log_pool"}[engine.pooling]
+    if strategy not in strategies:
+        problem = f"{file} was made for {', '.join(strategies) or 'no strategy'}, and a {engine.pooling} mixture"
+        raise ConfigError(where, f"{problem} takes the weights of {strategy}", "run `ensemble calibrate` for it")
+    weights = strategies[strategy].weight_by_member
+    for index, name in enumerate(engine.weights_from.members):
+        if weights.get(name, 0.0) <= 0.0:
+            has = f"gives {name} the weight {weights[name]:g}" if name in weights else f"has {', '.join(weights)}"
+            remedy = "name its members in the checkpoints' order, and leave out a checkpoint that is worth nothing"
+            raise ConfigError(f"{where}.members[{index}]", f"{name!r}: the calibration {has}", remedy)
+    found = tuple(weights[name] for name in engine.weights_from.members)
+    return engine.model_copy(update={"weights": found, "weights_from": None})
 
 
 def _checkpoint(reference: str, folder: Path, *, where: str) -> str:

@@ -20,11 +20,13 @@ from ensemble.fingerprint import fingerprint
 STRATEGY = "weighted_vote"
 
 
-def write_calibration(path: Path, members: Iterable[MemberConfig], *, weights: Iterable[float] = ()) -> Calibration:
+def write_calibration(
+    path: Path, members: Iterable[MemberConfig], *, weights: Iterable[float] = (), strategy: str = STRATEGY
+) -> Calibration:
     """Write a calibration of these members, the first of which alone may end a vote; weights are 1 without a word."""
     members = tuple(members)
     names = [member.name for member in members]
-    strategy = StrategyRecord(
+    record = StrategyRecord(
         weight_by_member=dict(zip(names, tuple(weights) or (1.0,) * len(names), strict=True)),
         kappa=1.0,
         withhold_below=0.4,
@@ -44,9 +46,9 @@ def write_calibration(path: Path, members: Iterable[MemberConfig], *, weights: I
         num_items=100,
         collision=1.0,
         members={member.name: _record(member) for member in members},
-        strategies={STRATEGY: strategy},
+        strategies={strategy: record},
         gate=GateRecord(
-            strategy=STRATEGY, best_member=names[0], p_value=1.0, significance=0.05, is_gain_claimed=False, sentence="-"
+            strategy=strategy, best_member=names[0], p_value=1.0, significance=0.05, is_gain_claimed=False, sentence="-"
         ),
     )
     save_calibration(calibration, path)

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from ensemble.config import Spec
+from ensemble.engines.config import FusedEngineConfig
 from ensemble.errors import ConfigError
 from ensemble.spec_file import load_calibrations, load_spec
 from tests.calibrations import write_calibration
@@ -112,3 +113,65 @@ def test_the_state_of_feedback_lies_in_the_specs_folder(tmp_path: Path) -> None:
 
     assert spec.ensembles[0].feedback is not None
     assert spec.ensembles[0].feedback.state_dir == str(tmp_path / "learned")
+
+
+FUSED = """
+version: 1
+members:
+  - {name: group, family: x, checkpoint: org/one, engine: {type: fused, others: [org/two], OPTIONS}}
+ensembles:
+  - {name: default, members: [group]}
+"""
+
+
+def load_fused(folder: Path, options: str) -> FusedEngineConfig:
+    """Load a fused member's engine."""
+    engine = load_spec(write_spec(folder, FUSED.replace("OPTIONS", options))).members[0].engine
+    assert isinstance(engine, FusedEngineConfig)
+    return engine
+
+
+@pytest.mark.parametrize(
+    ("strategy", "method"),
+    [
+        ("soft_vote", "method: logit_mix_linear"),
+        ("soft_vote", "method: mix_sample"),
+        ("soft_vote", "method: speculative"),
+        ("log_pool", "method: logit_mix_geometric"),
+        ("log_pool", "method: speculative, mixture: geometric"),
+    ],
+)
+def test_a_fused_group_has_the_weights_that_its_checkpoints_got_as_members(
+    strategy: str, method: str, tmp_path: Path
+) -> None:
+    members = load_spec(write_spec(tmp_path, GOOD)).members
+    write_calibration(tmp_path / "c.json", members, weights=(1.5, 0.25), strategy=strategy)
+
+    engine = load_fused(tmp_path, f"{method}, weights_from: {{calibration: ./c.json, members: [b, a]}}")
+
+    assert (engine.weights, engine.weights_from) == ((0.25, 1.5), None)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            "weights_from: {calibration: ./c.json, members: [a, b]}, method: logit_mix_geometric",
+            r"engine\.weights_from: .*c\.json was made for soft_vote, and a geometric mixture takes .* of log_pool",
+        ),
+        ("weights_from: {calibration: ./c.json, members: [a, c]}", r"members\[1\]: 'c': the calibration has a, b"),
+        ("weights_from: {calibration: ./c.json, members: [a, b]}", r"members\[1\]: 'b': .* gives b the weight 0"),
+        ("weights_from: {calibration: ./c.json, members: [a]}", r"weights_from\.members"),
+        ("weights_from: {calibration: ./c.json, members: [a, b, a]}", r"names 3 members for 2 checkpoints"),
+        ("weights: [1, 2], weights_from: {calibration: ./c.json, members: [a, b]}", r"goes without weights"),
+        ("weights_from: {calibration: ./d.json, members: [a, b]}", r"d\.json: it cannot be read"),
+    ],
+)
+def test_weights_that_a_fused_group_cannot_have_are_told_with_the_spec(
+    options: str, message: str, tmp_path: Path
+) -> None:
+    members = load_spec(write_spec(tmp_path, GOOD)).members
+    write_calibration(tmp_path / "c.json", members, weights=(1.5, 0.0), strategy="soft_vote")
+
+    with pytest.raises(ConfigError, match=message):
+        load_fused(tmp_path, options)

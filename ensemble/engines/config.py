@@ -79,14 +79,25 @@ class ClassifierEngineConfig(BaseModel):
     max_context: int = Field(default=512, ge=8, description="tokens of one text; longer ones are refused")
 
 
+class CalibratedWeights(BaseModel):
+    """Where a fused group's weights were fitted."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    calibration: str = Field(min_length=1, description="a file that ensemble calibrate wrote")
+    members: tuple[str, ...] = Field(
+        min_length=2, description="its member for each checkpoint of the group, the member's own first"
+    )
+
+
 class FusedEngineConfig(BaseModel):
     """Several checkpoints with one tokenizer in this process, decoded in lock step, token by token.
 
     The group is the member's checkpoint and ``others``, in this order; ``weights`` has one number each and only their
-    ratios count. They can be copied from ``ensemble calibrate``, run for an ensemble whose members are these
-    checkpoints one by one: its file has ``weight_by_member`` for ``soft_vote``, which adds probabilities as the linear
-    mean does, and for ``log_pool``, which adds their logarithms as the geometric mean does. They are fitted to whole
-    answers, not to tokens.
+    ratios count. ``weights_from`` takes them from a file of ``ensemble calibrate``, run for an ensemble whose members
+    are these checkpoints one by one: those of ``soft_vote``, which adds probabilities as the linear mean does, or of
+    ``log_pool``, which adds their logarithms as the geometric mean does. They are fitted to whole answers, not to
+    tokens.
 
     - ``logit_mix_linear``: the weighted arithmetic mean of the next token's probabilities.
     - ``logit_mix_geometric``: the normalised weighted geometric mean.
@@ -107,6 +118,7 @@ class FusedEngineConfig(BaseModel):
     weights: tuple[Annotated[float, Field(gt=0, allow_inf_nan=False)], ...] = Field(
         default=(), description="one for each checkpoint, the member's own first; empty weighs all alike"
     )
+    weights_from: CalibratedWeights | None = Field(default=None, description="in place of weights")
     method: Literal["logit_mix_linear", "logit_mix_geometric", "mix_sample", "speculative"] = "logit_mix_linear"
     mixture: Literal["linear", "geometric"] = Field(default="linear", description="what speculative decodes")
     drafter: int = Field(default=-1, ge=-1, description="who proposes: 0 the member's own checkpoint, -1 the last")
@@ -144,9 +156,21 @@ class FusedEngineConfig(BaseModel):
                 f"weights has {len(self.weights)} numbers for {count} checkpoints (the member's own and "
                 f"{len(self.others)} others); give one each, or none"
             )
+        if self.weights_from and (self.weights or len(self.weights_from.members) != count):
+            raise ValueError(
+                f"weights_from names {len(self.weights_from.members)} members for {count} checkpoints and goes without "
+                "weights; give one member each"
+            )
         if self.drafter >= count:
             raise ValueError(f"drafter is {self.drafter}, but the {count} checkpoints are numbered 0 to {count - 1}")
         return self
+
+    @property
+    def pooling(self) -> Literal["linear", "geometric"]:
+        """What the group's probabilities are added as: themselves, or their logarithms."""
+        if self.method == "speculative":
+            return self.mixture
+        return "geometric" if self.method == "logit_mix_geometric" else "linear"
 
 
 class VllmEngineConfig(BaseModel):

@@ -14,7 +14,7 @@ from ensemble.checkpoints.progress import OnPhase, ignore_phase
 from ensemble.engines.batch import Batch
 from ensemble.engines.batch_loop import LoadedModel
 from ensemble.engines.fused_draws import MixSampleBatch
-from ensemble.engines.fused_mixture import Mixture, Pooling
+from ensemble.engines.fused_mixture import Mixture
 from ensemble.engines.fused_passes import FusedPasses
 from ensemble.engines.fused_speculation import SpeculativeBatch
 from ensemble.engines.fused_tokens import check_head, check_same_tokens
@@ -23,7 +23,7 @@ from ensemble.engines.model_loading import choose_device, find_eos_tokens
 from ensemble.engines.model_preparation import Precision, prepare_model
 from ensemble.engines.scoring_rule import ScoringRule
 from ensemble.engines.token_encoder import TokenEncoder
-from ensemble.errors import CheckpointError
+from ensemble.errors import CheckpointError, ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -191,10 +191,9 @@ def _assemble(
 
 
 def _choose_mixture(config: FusedEngineConfig, count: int) -> Mixture:
-    pooling: Pooling = "geometric" if config.method == "logit_mix_geometric" else "linear"
-    if config.method == "speculative":
-        pooling = config.mixture
-    return Mixture.from_weights(config.weights or (1.0,) * count, pooling)
+    if config.weights_from is not None:
+        raise ConfigError("engine.weights_from", "it is followed where a spec is read", "give weights")
+    return Mixture.from_weights(config.weights or (1.0,) * count, config.pooling)
 
 
 def _choose_batch(config: FusedEngineConfig, count: int) -> Callable[[ForwardPasses, PagedCache, Limits], Batch]:

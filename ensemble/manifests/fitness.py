@@ -49,6 +49,17 @@ def check_members(spec: Spec, folder: Path) -> None:
     _check_files(spec, folder)
 
 
+def check_beside(file: Path, folder: Path, *, where: str) -> None:
+    """Check that a file lies in the spec's folder.
+
+    Raises:
+        ConfigError: it does not.
+    """
+    if file.parent != folder.resolve():
+        problem = f"{file} lies elsewhere than the spec"
+        raise ConfigError(where, problem, "put it beside the spec: both travel in one ConfigMap")
+
+
 def models_named(spec: Spec) -> dict[str, str]:
     """Give all that lies on the volume of models, by the field that names it."""
     return {
@@ -118,9 +129,8 @@ def _path_of(reference: str) -> str:
 def _check_files(spec: Spec, folder: Path) -> None:
     for index, ensemble in enumerate(spec.ensembles):
         where = f"ensembles[{index}]"
-        if ensemble.calibration and Path(ensemble.calibration).parent != folder.resolve():
-            problem = f"{ensemble.calibration} lies elsewhere than the spec"
-            raise ConfigError(f"{where}.calibration", problem, "put it beside the spec: both travel in one ConfigMap")
+        if ensemble.calibration:
+            check_beside(Path(ensemble.calibration), folder, where=f"{where}.calibration")
         if ensemble.feedback and not is_below(ensemble.feedback.state_dir, STATE):
             problem = f"{ensemble.feedback.state_dir} would be lost with its pod"
             raise ConfigError(f"{where}.feedback.state_dir", problem, f"choose a folder below {STATE}, a shared volume")

@@ -14,9 +14,9 @@ import yaml
 from ensemble.config import Spec
 from ensemble.errors import ConfigError
 from ensemble.manifests.digests import read_digests
-from ensemble.manifests.fitness import check_fitness, models_named, state_needed
+from ensemble.manifests.fitness import check_beside, check_fitness, models_named, state_needed
 from ensemble.manifests.sizing import WorkerSize, size_workers
-from ensemble.spec_file import load_calibrations, load_spec
+from ensemble.spec_file import find_weight_files, load_calibrations, load_spec
 
 LARGEST_MAP_BYTES = 1_000_000
 """A ConfigMap holds 1 MiB at most, keys included."""
@@ -87,12 +87,14 @@ def read_map(spec: Spec, spec_path: Path) -> dict[str, bytes]:
     """Read what the pods' ConfigMap carries, by file name: the spec, and its calibrations.
 
     Raises:
-        ConfigError: a ConfigMap does not hold so much.
+        ConfigError: a ConfigMap does not hold so much, or weights lie elsewhere than the spec.
     """
     files = {"spec.yaml": _read(spec_path)}
-    for ensemble in spec.ensembles:
-        if ensemble.calibration:
-            files[Path(ensemble.calibration).name] = _read(Path(ensemble.calibration))
+    weight_files = find_weight_files(spec_path)
+    for file in weight_files:
+        check_beside(file, spec_path.parent, where="engine.weights_from.calibration")
+    calibrations = (Path(ensemble.calibration) for ensemble in spec.ensembles if ensemble.calibration)
+    files |= {file.name: _read(file) for file in (*calibrations, *weight_files)}
     if (size_bytes := sum(map(len, files.values()))) > LARGEST_MAP_BYTES:
         problem = f"spec and calibrations have {size_bytes:,} bytes, and a ConfigMap holds {LARGEST_MAP_BYTES:,}"
         raise ConfigError(str(spec_path), problem, "calibrate fewer ensembles in one spec")
