@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import yaml
@@ -68,7 +69,11 @@ def read_document(path: Path) -> object:
         ConfigError: it cannot be read, or is no YAML.
     """
     try:
-        return yaml.safe_load(path.read_text("utf-8"))
+        text = path.read_text("utf-8")
+        # A record is JSON. To YAML 1.1 its 1e-05 is a text, and a character beyond 16 bits two halves.
+        with suppress(ValueError):
+            return json.loads(text)
+        return yaml.safe_load(text)
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(str(path), f"the recipe cannot be read ({error})", "check the path") from error
     except RecursionError as error:

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ensemble.compression.recipe import Recipe, parse_recipe, read_document
 from ensemble.compression.record import read_versions
+from ensemble.compression.steps.llm_compressor import LlmCompressor
 from ensemble.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -16,6 +17,19 @@ if TYPE_CHECKING:
     from typing import Self
 
     from ensemble.compression.calibration_text import CalibrationText
+
+
+class _Text(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    digest: str
+
+
+class _Calibration(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+    texts: tuple[_Text, ...]
 
 
 class Remake(BaseModel):
@@ -28,7 +42,7 @@ class Remake(BaseModel):
     source_digest: str
     recipe: dict[str, Any]
     steps: tuple[dict[str, Any], ...]
-    calibration: dict[str, Any]
+    calibration: _Calibration
     calibration_digest: str
     versions: dict[str, str]
     threads: int
@@ -58,7 +72,7 @@ class Remake(BaseModel):
             problem = f"its variant was made of {self.source}, {self.source_digest}, and not of {source_digest}"
             raise ConfigError(self.where, problem, "give that source, or the recipe alone to make another variant")
         if text.digest != self.calibration_digest:
-            names = ", ".join(f"{one.get('name')} ({one.get('digest')})" for one in self.calibration.get("texts", []))
+            names = ", ".join(f"{text.name} ({text.digest})" for text in self.calibration.texts)
             problem = f"its variant was made with other text: {names}"
             raise ConfigError(self.where, problem, "give that as --calibration; nothing, for the package's own text")
         for number, step in enumerate(recipe.steps):
@@ -86,10 +100,15 @@ def load_recipe_or_record(path: Path) -> tuple[Recipe, Remake | None]:
     """Read a recipe, or a variant's record, which holds the recipe that made it.
 
     Raises:
-        ConfigError: it can be read as neither.
+        ConfigError: it can be read as neither, or a record names a program that would run.
     """
     document = read_document(path)
     if not isinstance(document, dict) or "source_digest" not in document:
         return parse_recipe(document, where=str(path)), None
     remake = Remake.read(document, where=str(path))
-    return parse_recipe(remake.recipe, where=str(path)), remake
+    recipe = parse_recipe(remake.recipe, where=str(path))
+    # None is ever written down, and whoever makes a variant again has not read the recipe.
+    if any(isinstance(step, LlmCompressor) and step.python is not None for step in recipe.steps):
+        problem = "the record names a program to run, which no record does as it was written"
+        raise ConfigError(f"{path}: recipe", problem, "take python out of it, or give a recipe that you trust")
+    return recipe, remake

@@ -71,7 +71,16 @@ def test_a_recipe_as_a_record_says_it_is_the_same_recipe(name: str, options: dic
 
     recorded = json.dumps(recipe.model_dump(mode="json"))
 
-    # JSON is YAML.
+    assert load_recipe(write(tmp_path, recorded)) == recipe
+
+
+def test_small_numbers_and_rare_characters_of_a_record_stay_what_they_are(tmp_path: Path) -> None:
+    options = {"dampening_frac": 1e-05, "ignore": ["\N{OCTOPUS}"]}
+    modifiers = [{"name": "GPTQModifier", "options": options}]
+    recipe = parse_recipe({"steps": [{"type": "llm_compressor", "modifiers": modifiers}]}, where="test")
+
+    recorded = json.dumps(recipe.model_dump(mode="json"))
+
     assert load_recipe(write(tmp_path, recorded)) == recipe
 
 

@@ -13,6 +13,7 @@ from ensemble.compression.record import TIMES_NAME
 from ensemble.compression.remake import Remake, load_recipe_or_record
 from ensemble.errors import ConfigError
 from tests.checkpoints.tiny_models import build_llama, save
+from tests.compression.every_step import describe_step
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -116,9 +117,16 @@ def test_other_versions_and_threads_are_told(made: Path) -> None:
 
 @pytest.mark.parametrize(
     ("change", "problem"),
-    [({"threads": "many"}, "threads: the record cannot be read"), ({"recipe": {"steps": []}}, "steps: .*at least 1")],
+    [
+        ({"threads": "many"}, "threads: the record cannot be read"),
+        ({"calibration": {"texts": ["text.txt"]}}, r"calibration\.texts\.0: the record cannot be read"),
+        ({"recipe": {"steps": []}}, "steps: .*at least 1"),
+        ({"recipe": {"steps": [{**describe_step("llm_compressor"), "python": "/bin/true"}]}}, "names a program to run"),
+    ],
 )
-def test_a_record_that_was_damaged_is_told(made: Path, tmp_path: Path, change: dict[str, Any], problem: str) -> None:
+def test_a_record_that_was_damaged_or_forged_is_told(
+    made: Path, tmp_path: Path, change: dict[str, Any], problem: str
+) -> None:
     path = tmp_path / "compression.json"
     path.write_text(json.dumps({**read_record(made), **change}))
 
