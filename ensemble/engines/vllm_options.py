@@ -66,9 +66,11 @@ def find_largest_rank(lora: str) -> int:
     if not (folder / "adapter_model.safetensors").is_file():
         raise CheckpointError("engine.lora", f"{folder} has no adapter_model.safetensors", "give an adapter's folder")
     try:
-        rank = int(json.loads((folder / "adapter_config.json").read_text("utf-8"))["r"])
+        config = json.loads((folder / "adapter_config.json").read_text("utf-8"))
+        # Layers may have ranks of their own.
+        rank = max(map(int, (config["r"], *(config.get("rank_pattern") or {}).values())))
         return next(largest for largest in _LORA_RANKS if largest >= rank)
-    except (OSError, ValueError, KeyError, TypeError, StopIteration) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, StopIteration) as error:
         raise CheckpointError(
             "engine.lora", f"{folder / 'adapter_config.json'} names no rank that vLLM takes ({error!r})", "see its r"
         ) from error

@@ -6,7 +6,7 @@ import json
 import sys
 from dataclasses import fields
 from importlib.machinery import ModuleSpec
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -84,14 +84,24 @@ def test_without_names_an_option_is_left_to_the_start_unless_it_has_a_field_of_i
         check_options(("max_num_seqs",), ())
 
 
-@pytest.mark.parametrize(("rank", "largest"), [(4, 8), (8, 8), (300, 320)])
-def test_an_adapter_s_rank_is_rounded_up_to_one_that_vllm_takes(tmp_path: Path, rank: int, largest: int) -> None:
-    write_adapter(tmp_path, {"r": rank})
+@pytest.mark.parametrize(
+    ("config", "largest"),
+    [
+        ({"r": 4}, 8),
+        ({"r": 8, "rank_pattern": None}, 8),
+        ({"r": 300, "rank_pattern": {"q_proj": 8}}, 320),
+        ({"r": 8, "rank_pattern": {"q_proj": 4, "v_proj": 20}}, 32),
+    ],
+)
+def test_an_adapter_s_highest_rank_is_rounded_up_to_one_that_vllm_takes(
+    tmp_path: Path, config: dict[str, Any], largest: int
+) -> None:
+    write_adapter(tmp_path, config)
 
     assert find_largest_rank(str(tmp_path)) == largest
 
 
-@pytest.mark.parametrize("config", [{"r": 513}, {"r": "many"}, {}, [4]])
+@pytest.mark.parametrize("config", [{"r": 513}, {"r": "many"}, {"r": 8, "rank_pattern": [4]}, {}, [4]])
 def test_an_adapter_without_a_rank_that_vllm_takes_is_refused(tmp_path: Path, config: object) -> None:
     write_adapter(tmp_path, config)
 
