@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
 
 StructureName = Literal["choice", "regex", "json", "grammar"]
 """What vLLM can hold completions to, by the names of its StructuredOutputsParams."""
@@ -217,6 +217,21 @@ class VllmEngineConfig(BaseModel):
     options: Mapping[str, Any] = Field(
         default_factory=dict, description="vLLM's other engine arguments, by its own names"
     )
+
+    @field_validator("structured")
+    @classmethod
+    def _check_structure(cls, structured: Mapping[StructureName, Any]) -> Mapping[StructureName, Any]:
+        """Refuse what vLLM would not even look at; whether a pattern or a schema holds is told at the start."""
+        if all(_fits_structure(name, value) for name, value in structured.items()):
+            return structured
+        message = "choice takes a list of texts, regex and grammar a text, json a schema as a mapping or a text"
+        raise ValueError(message)
+
+
+def _fits_structure(name: StructureName, value: object) -> bool:
+    if name == "choice":
+        return isinstance(value, list) and all(isinstance(choice, str) for choice in value)
+    return isinstance(value, str) or (name == "json" and isinstance(value, dict))
 
 
 EngineConfig = Annotated[

@@ -95,7 +95,13 @@ async def test_a_structure_that_vllm_does_not_take_is_told_at_the_start(
             pass
 
 
-@pytest.mark.parametrize("structured", [{"choices": ["a"]}, {"choice": ["a"], "regex": "a"}])
+@pytest.mark.parametrize(
+    "structured",
+    [
+        *({"choices": ["a"]}, {"choice": ["a"], "regex": "a"}),
+        *({"choice": "abc"}, {"choice": [True]}, {"regex": 5}, {"grammar": None}, {"json": ["a"]}),
+    ],
+)
 def test_a_structure_is_one_of_four_things(structured: Mapping[str, Any]) -> None:
     with pytest.raises(ValidationError, match="structured"):
         vllm_config(structured=structured)
