@@ -25,7 +25,7 @@ def check_places(folders: Iterable[Path]) -> None:
         ConfigError: a file is in the way, or the place takes nothing.
     """
     for folder in folders:
-        if folder.is_dir():
+        if _exists(folder) and folder.is_dir():
             continue
         place = next(place for place in folder.absolute().parents if _exists(place))
         if not place.is_dir():

@@ -17,7 +17,7 @@ from ensemble.compression.own_text import PASSES_OF_A_WRITTEN_WINDOW, write_own_
 from ensemble.compression.source import Source, open_source
 from ensemble.compression.standing import Clock, OnStanding, Part, Standing, ignore_standing
 from ensemble.compression.variant_run import VariantRun, measure, plan_perplexity
-from ensemble.compression.work_folder import WorkFolder, open_shared_folder, open_work_folder
+from ensemble.compression.work_folder import WorkFolder, open_shared_folder, open_work_folder, place_work
 from ensemble.files.whole_file import write_whole
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ def make_variants(
         CheckpointError: the source cannot be loaded.
     """
     check_outputs([variant.output for variant in variants])
-    check_places([cache_dir.expanduser() / "compressing"])
+    check_places([place_work(cache_dir) / "new"])
     texts = load_calibration_sources(calibration_texts)
 
     def tell(phase: str, share: float) -> None:

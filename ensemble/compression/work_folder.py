@@ -122,6 +122,11 @@ class WorkFolder:
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
+def place_work(cache_dir: Path) -> Path:
+    """Say in which folder all work folders are."""
+    return cache_dir.expanduser() / "compressing"
+
+
 @contextmanager
 def open_work_folder(cache_dir: Path, facts: dict[str, Any], *, output: Path) -> Iterator[WorkFolder]:
     """Give the work folder of a compression with these facts, for one process at a time; old ones of others go.
@@ -184,7 +189,7 @@ def _held(folder: Path, *, where: str, problem: str) -> Iterator[None]:
 
 
 def _open_parent(cache_dir: Path) -> Path:
-    parent = cache_dir.expanduser() / "compressing"
+    parent = place_work(cache_dir)
     with full_disk_told(parent):
         parent.mkdir(parents=True, exist_ok=True)
     _remove_old(parent)

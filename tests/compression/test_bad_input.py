@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 
+from ensemble.compression.checks import check_outputs
 from ensemble.compression.compress import compress
 from ensemble.compression.recipe import Recipe
 from ensemble.errors import ConfigError
@@ -158,12 +160,31 @@ def test_a_place_that_is_a_file_is_told(tmp_path: Path, *, is_cache: bool) -> No
     )
 
 
-def test_a_place_that_takes_nothing_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    source = save(build_llama(), tmp_path / "source")
+@pytest.mark.parametrize("name", [".", "cache/compressing"])
+def test_a_place_that_takes_nothing_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    source, place = save(build_llama(), tmp_path / "source"), tmp_path / name
+    place.mkdir(parents=True, exist_ok=True)
     # Root may write wherever the file system itself does.
-    monkeypatch.setattr(os, "access", lambda _place, mode: not mode & os.W_OK)
+    monkeypatch.setattr(os, "access", lambda asked, mode: asked != place or not mode & os.W_OK)
 
-    check_refused(source, tmp_path, {"steps": [INT8]}, problem=f"nothing can be written into {tmp_path}")
+    check_refused(source, tmp_path, {"steps": [INT8]}, problem=f"nothing can be written into {place}")
+
+
+def test_a_place_that_may_not_even_be_looked_at_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shut, stat = tmp_path / "shut", Path.stat
+    shut.mkdir()
+
+    def refuse_inside(path: Path, **options: bool) -> os.stat_result:
+        if shut in path.parents:
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return stat(path, **options)
+
+    # Root may look everywhere.
+    monkeypatch.setattr(Path, "stat", refuse_inside)
+    monkeypatch.setattr(os, "access", lambda asked, _mode: asked != shut)
+
+    with pytest.raises(ConfigError, match=f"nothing can be written into {shut}"):
+        check_outputs([shut / "deep" / "out"])
 
 
 @pytest.mark.parametrize(
