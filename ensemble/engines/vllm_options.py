@@ -69,7 +69,7 @@ def find_largest_rank(lora: str) -> int:
         config = json.loads((folder / "adapter_config.json").read_text("utf-8"))
         # Layers may have ranks of their own.
         rank = max(map(int, (config["r"], *(config.get("rank_pattern") or {}).values())))
-        return next(largest for largest in _LORA_RANKS if largest >= rank)
+        return next(largest for largest in _LORA_RANKS if 0 < rank <= largest)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, StopIteration) as error:
         raise CheckpointError(
             "engine.lora", f"{folder / 'adapter_config.json'} names no rank that vLLM takes ({error!r})", "see its r"

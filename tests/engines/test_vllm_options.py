@@ -101,7 +101,7 @@ def test_an_adapter_s_highest_rank_is_rounded_up_to_one_that_vllm_takes(
     assert find_largest_rank(str(tmp_path)) == largest
 
 
-@pytest.mark.parametrize("config", [{"r": 513}, {"r": "many"}, {"r": 8, "rank_pattern": [4]}, {}, [4]])
+@pytest.mark.parametrize("config", [{"r": 513}, {"r": 0}, {"r": "many"}, {"r": 8, "rank_pattern": [4]}, {}, [4]])
 def test_an_adapter_without_a_rank_that_vllm_takes_is_refused(tmp_path: Path, config: object) -> None:
     write_adapter(tmp_path, config)
 
