@@ -83,8 +83,7 @@ def make_variants(
             found before long work where it can be.
         CheckpointError: the source cannot be loaded.
     """
-    check_outputs([variant.output for variant in variants])
-    check_places([place_work(cache_dir) / "new"])
+    _check_places(variants, cache_dir)
     texts = load_calibration_sources(calibration_texts)
 
     def tell(phase: str, share: float) -> None:
@@ -103,9 +102,14 @@ def make_variants_of(
     on_progress: OnStanding = ignore_standing,
 ) -> tuple[CompressionReport, ...]:
     """Make variants of a source that is open; ``make_variants`` says what holds."""
-    check_outputs([variant.output for variant in variants])
+    _check_places(variants, cache_dir)
     texts = load_calibration_sources(calibration_texts)
     return _make(source, variants, texts, cache_dir=cache_dir, on_progress=on_progress)
+
+
+def _check_places(variants: Sequence[Variant], cache_dir: Path) -> None:
+    check_outputs([variant.output for variant in variants])
+    check_places([place_work(cache_dir) / "new"])
 
 
 def _make(

@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 
+from ensemble.checkpoints.progress import ignore_phase
 from ensemble.compression.checks import check_outputs
-from ensemble.compression.compress import compress
+from ensemble.compression.compress import Variant, compress, make_variants_of
 from ensemble.compression.recipe import Recipe
+from ensemble.compression.source import open_source
 from ensemble.errors import ConfigError
 from tests.checkpoints.tiny_models import build_llama, save
 from tests.compression.test_step_contract import build_bert, build_gpt2
@@ -158,6 +160,16 @@ def test_a_place_that_is_a_file_is_told(tmp_path: Path, *, is_cache: bool) -> No
         output=None if is_cache else place,
         cache=place if is_cache else None,
     )
+
+
+def test_a_cache_that_is_a_file_is_told_where_the_source_is_open_already(tmp_path: Path) -> None:
+    source = save(build_llama(), tmp_path / "source")
+    opened = open_source(source, cache_dir=tmp_path, allow_compressed=False, on_phase=ignore_phase)
+    variant = Variant(recipe=Recipe.model_validate({"steps": [INT8]}), output=tmp_path / "out")
+    (tmp_path / "file").write_text("")
+
+    with pytest.raises(ConfigError, match=f"{tmp_path}/file is a file"):
+        make_variants_of(opened, [variant], cache_dir=tmp_path / "file")
 
 
 @pytest.mark.parametrize("name", [".", "cache/compressing"])
