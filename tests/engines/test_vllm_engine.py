@@ -32,6 +32,7 @@ from tests.engines.vllm_runs import (
 )
 
 if TYPE_CHECKING:
+    from ensemble.engines.engine import EngineStats
     from ensemble.engines.prompt_format import ScoringRuleName
 
 pytestmark = [pytest.mark.vllm, NEEDS_VLLM, START_TIMEOUT, pytest.mark.asyncio(loop_scope="session")]
@@ -126,8 +127,9 @@ async def test_a_seed_gives_the_same_completion_whatever_else_is_in_the_batch(ti
     assert other_seed.result() != alone
 
 
-async def test_vllm_itself_frees_the_place_of_a_client_that_has_gone(tiny_vllm: SharedVllm) -> None:
-    async with tiny_vllm.engine() as engine:
+async def leave_a_stream(vllm: SharedVllm) -> tuple[int, int, EngineStats]:
+    """Leave a stream after its first piece; gives what vLLM held before and after, and what was counted."""
+    async with vllm.engine() as engine:
         recorder = engine._loaded.recorder  # type: ignore[union-attr]
         stream = engine.generate(
             GenerationRequest(request_id="g", prompt="w3", parameters=GenerationParameters(max_tokens=3000))
@@ -136,11 +138,21 @@ async def test_vllm_itself_frees_the_place_of_a_client_that_has_gone(tiny_vllm: 
         held_before = recorder.num_held
         await stream.aclose()
         await until_idle(engine)
-        held_after, stats = recorder.num_held, engine.stats()
+        return held_before, recorder.num_held, engine.stats()
+
+
+async def test_vllm_itself_frees_the_place_of_a_client_that_has_gone(tiny_vllm: SharedVllm) -> None:
+    held_before, held_after, stats = await leave_a_stream(tiny_vllm)
 
     assert (held_before, held_after) == (1, 0)
     assert stats.max_steps_to_abort <= MOST_VLLM_STEPS_TO_ABORT
     assert (stats.aborted_requests, stats.running_requests) == (1, 0)
+
+
+async def test_an_abort_that_nothing_holds_up_takes_vllm_one_step(tiny_vllm: SharedVllm) -> None:
+    aborts = [await leave_a_stream(tiny_vllm) for _ in range(5)]
+
+    assert min(stats.max_steps_to_abort for _, _, stats in aborts) <= 1
 
 
 async def test_vllm_s_steps_are_told_to_the_engine_alone(tiny_vllm: SharedVllm) -> None:
