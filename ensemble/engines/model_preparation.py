@@ -15,6 +15,8 @@ from ensemble.engines.block_pool import BLOCK_TOKENS
 from ensemble.engines.forward_passes import ForwardPasses, Segment
 from ensemble.engines.grouped_attention import use_grouped_attention
 from ensemble.engines.layer_packing import pack_layers
+from ensemble.engines.packed_int4 import PackedInt4Linear
+from ensemble.engines.packed_int8 import PackedInt8Linear
 from ensemble.engines.packed_linear import can_pack, has_bfloat16_products
 from ensemble.engines.packed_w8a8 import PackedW8A8Linear
 from ensemble.errors import CheckpointError
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 _NUM_CHECK_TOKENS = 6
-# Largest difference of logits, as a share of the largest logit, that rounding explains (an int8 model's included).
+# Largest difference of logits, as a share of the largest logit, that rounding explains.
 _ROUNDING_FLOAT32 = 0.02
 _ROUNDING_16_BIT = 0.1
 _ROUNDING_INPUTS = 0.25
@@ -90,7 +92,9 @@ def prepare_model(model: PreTrainedModel, checkpoint: str, precision: Precision)
 def _bound_rounding(model: PreTrainedModel, precision: Precision) -> float:
     if any(isinstance(layer, (W8A8Linear, PackedW8A8Linear)) for layer in model.modules()):
         return _ROUNDING_INPUTS
-    is_float32 = model.dtype == torch.float32 and precision.products in {None, torch.float32}
+    # Layers of few bits round what goes in and comes out to bfloat16, whatever the rest is multiplied as.
+    has_few_bits = any(isinstance(layer, (PackedInt4Linear, PackedInt8Linear)) for layer in model.modules())
+    is_float32 = model.dtype == torch.float32 and precision.products in {None, torch.float32} and not has_few_bits
     return _ROUNDING_FLOAT32 if is_float32 else _ROUNDING_16_BIT
 
 

@@ -140,6 +140,16 @@ def test_a_prepared_model_of_few_bits_holds_what_was_measured_and_decodes_as_bef
     assert sum(tensors.values()) == pytest.approx(measured.weight_bytes, rel=0.01)
 
 
+@NEEDS_PACKING
+def test_what_many_layers_of_few_bits_round_is_no_other_computation(tmp_path: Path) -> None:
+    checkpoint = save_few_bits_llama(tmp_path / "deep", num_hidden_layers=8)
+    model = load_checkpoint(checkpoint, dtype="float32", device="cpu").model
+
+    prepare_model(model, checkpoint, Precision(dtype="float32", products=torch.float32))
+
+    assert any(isinstance(module, PackedInt4Linear) for module in model.modules())
+
+
 @pytest.mark.slow
 def test_a_real_model_whose_layers_round_their_inputs_is_taken_for_what_it_is() -> None:
     model = load_checkpoint(packaged_smollm2(), dtype="float32", device="cpu").model

@@ -57,14 +57,14 @@ def save_random_gemma(folder: Path) -> str:
     return _save(Gemma3ForCausalLM(config), _word_tokenizer(), folder)
 
 
-def save_few_bits_llama(folder: Path) -> str:
+def save_few_bits_llama(folder: Path, **sizes: Any) -> str:
     """Save a random Llama over the same words whose layers have 4 bits, its down projections and its head 8.
 
     Its layers are large enough for a CPU's 4-bit product.
     """
     torch.manual_seed(3)
-    sizes = {**_sizes(NUM_WORDS + 3), "hidden_size": 128, "intermediate_size": 192, "tie_word_embeddings": True}
-    model = LlamaForCausalLM(LlamaConfig(**sizes, initializer_range=_INIT_STD))  # type: ignore[no-untyped-call]
+    own_sizes = {**_sizes(NUM_WORDS + 3), "hidden_size": 128, "intermediate_size": 192, "tie_word_embeddings": True}
+    model = LlamaForCausalLM(LlamaConfig(**{**own_sizes, **sizes}, initializer_range=_INIT_STD))  # type: ignore[no-untyped-call]
     step = QuantizeInt4(group_size=32, int8=("down_proj",), quantize_head=True)
     rounded = step.take(model, build_context())
     folder.mkdir(parents=True, exist_ok=True)
