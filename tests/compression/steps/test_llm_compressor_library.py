@@ -156,8 +156,11 @@ def test_the_library_refuses_before_any_work(name: str, options: dict[str, Any],
 @NEEDS_VLLM
 @START_TIMEOUT
 @pytest.mark.vllm
-@pytest.mark.parametrize("name", ["gptq", "w8a8"])
-async def test_vllm_scores_as_the_embedded_engine_does(name: str, source: str, text: Path, tmp_path: Path) -> None:
+# In bfloat16, the least that vLLM's 4-bit products on a CPU take; the embedded engine rounds inputs and outputs, too.
+@pytest.mark.parametrize(("name", "bound"), [("gptq", 0.15), ("w8a8", 0.05)])
+async def test_vllm_scores_as_the_embedded_engine_does(
+    name: str, bound: float, source: str, text: Path, tmp_path: Path
+) -> None:
     run(name, source, text, tmp_path)
     request = ScoringRequest(request_id="s", prompt=PROMPT, choices=("w4", "w5 w6 w7"))
     async with running(str(tmp_path / "out")) as engine:
@@ -168,5 +171,5 @@ async def test_vllm_scores_as_the_embedded_engine_does(name: str, source: str, t
     async with running_vllm(str(tmp_path / "out")) as vllm:
         scored = (await vllm.score(request)).logprobs
 
-    assert scored == pytest.approx(expected, abs=0.05)
-    assert original != pytest.approx(expected, abs=0.05)
+    assert scored == pytest.approx(expected, abs=bound)
+    assert original != pytest.approx(expected, abs=bound)
