@@ -31,9 +31,9 @@ from ensemble.rpc.voting_servicer import VotingServicer
 from ensemble.v1 import ensemble_service_pb2, member_service_pb2, voting_service_pb2
 from tests.fakes.observer import FakeObserver
 from tests.fakes.replica_picker import FakeReplicaPicker
+from tests.ports import HOST
 from tests.router.panels import build_ensemble
 
-HOST = "127.0.0.1"
 SECRET = "the application's own"  # noqa: S105 - of these tests
 MAX_MESSAGE_BYTES = 1 << 16
 LIMITS = LimitsConfig(

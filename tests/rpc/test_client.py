@@ -26,8 +26,8 @@ from ensemble.rpc.server import GrpcServer, Service
 from ensemble.v1 import ensemble_service_pb2, vote_pb2
 from ensemble.voting.ballot import AbstentionReason, Ballot
 from ensemble.voting.decision import DecidedBy, Decision
+from tests.ports import HOST
 from tests.rpc.systems import (
-    HOST,
     MAX_MESSAGE_BYTES,
     NOBODY,
     Endpoint,

@@ -11,8 +11,8 @@ import pytest
 from ensemble.errors import EndpointError
 from ensemble.rpc.client import AsyncEnsembleClient
 from ensemble.rpc.server import GrpcServer
-from tests.ports import free_port
-from tests.rpc.systems import HOST, MAX_MESSAGE_BYTES
+from tests.ports import HOST, free_port
+from tests.rpc.systems import MAX_MESSAGE_BYTES
 
 
 async def test_a_client_connects_at_once_to_a_server_that_refused_another_one_a_moment_ago() -> None:

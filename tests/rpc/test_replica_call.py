@@ -25,8 +25,8 @@ from ensemble.rpc.member_servicer import MemberServicer
 from ensemble.rpc.server import GrpcServer, Service
 from ensemble.v1 import member_service_pb2
 from tests.fakes.replica_picker import FakeReplicaPicker
+from tests.ports import HOST
 from tests.rpc.systems import (
-    HOST,
     LONG_S,
     MAX_MESSAGE_BYTES,
     NOBODY,
