@@ -11,7 +11,6 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
-    AutoTokenizer,
     PreTrainedModel,
     PreTrainedTokenizerFast,
 )
@@ -21,6 +20,7 @@ from ensemble.checkpoints.load_quantized import load_quantized_model
 from ensemble.checkpoints.progress import OnPhase, ignore_phase
 from ensemble.checkpoints.quiet import quiet_transformers
 from ensemble.checkpoints.resolve import DEFAULT_CACHE_DIR, resolve_checkpoint
+from ensemble.checkpoints.tokenizer import load_tokenizer
 from ensemble.errors import CheckpointError
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -44,8 +44,11 @@ def load_checkpoint(
     device: str,
     cache_dir: Path = DEFAULT_CACHE_DIR,
     on_phase: OnPhase = ignore_phase,
+    tokenizer: PreTrainedTokenizerFast | None = None,
 ) -> LoadedCheckpoint:
     """Load a checkpoint by any of the references that ``reference.py`` lists: a causal model or a text classifier.
+
+    Its tokenizer may be loaded already; a large one takes seconds.
 
     Raises:
         CheckpointError: it is missing, damaged, pickled, or incomplete.
@@ -64,13 +67,12 @@ def load_checkpoint(
                 model = _load_float_model(folder, DTYPES[dtype], auto_class)
             else:
                 model = load_quantized_model(folder, quantization, DTYPES[dtype], auto_class=auto_class)
-            tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
         raise CheckpointError(
             str(folder), f"transformers cannot load it ({error})", "give a whole checkpoint"
         ) from error
-    if not isinstance(tokenizer, PreTrainedTokenizerFast):
-        raise CheckpointError(str(folder), "its tokenizer has no fast form", "add a tokenizer.json")
+    if tokenizer is None:
+        tokenizer = load_tokenizer(folder)
     if is_classifier:
         _name_padding(model, tokenizer)
     _make_ready(model, device)

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from torch import nn
+    from transformers import PreTrainedTokenizerFast
 
     from ensemble.checkpoints import LoadedCheckpoint
     from ensemble.engines.config import FusedEngineConfig
@@ -61,17 +62,18 @@ def load_fused(
         CheckpointError: one is missing, cut short, unsupported, or has other tokens than the first.
         ConfigError: the machine or the group lacks what the config asks for.
     """
+    # Checkpoints pull in converters and hubs: only when one is loaded.
+    from ensemble.checkpoints import load_checkpoint  # noqa: PLC0415
+
     references = (checkpoint, *config.others)
     if config.threads:
         torch.set_num_threads(config.threads)
     device = choose_device(config.device)
     precision = Precision.choose(config.dtype, device)
     # Before the weights, which take long to load and serve nobody where these differ.
-    _check_tokenizers(references, cache_dir=cache_dir, on_phase=on_phase)
-    loaded = {
-        reference: _load(reference, dtype=precision.dtype, device=device, cache_dir=cache_dir, on_phase=on_phase)
-        for reference in dict.fromkeys(references)
-    }
+    tokenizers = _load_tokenizers(references, cache_dir=cache_dir, on_phase=on_phase)
+    load = partial(load_checkpoint, dtype=precision.dtype, device=device, cache_dir=cache_dir, on_phase=on_phase)
+    loaded = {reference: load(reference, tokenizer=tokenizer) for reference, tokenizer in tokenizers.items()}
     vocab_size = _check_heads(loaded)
     on_phase("warm up", 0.0)
     bytes_by_reference = {
@@ -91,10 +93,11 @@ def load_fused(
     )
 
 
-def _check_tokenizers(references: Sequence[str], *, cache_dir: Path, on_phase: OnPhase) -> None:
-    """Compare the checkpoints' tokens."""
-    # Checkpoints pull in converters and hubs: only when one is loaded.
-    from ensemble.checkpoints import resolve_checkpoint  # noqa: PLC0415
+def _load_tokenizers(
+    references: Sequence[str], *, cache_dir: Path, on_phase: OnPhase
+) -> dict[str, PreTrainedTokenizerFast]:
+    """Load each checkpoint's tokenizer, and compare their tokens."""
+    from ensemble.checkpoints import resolve_checkpoint  # noqa: PLC0415 - as above
     from ensemble.checkpoints.load import names_classifier  # noqa: PLC0415
     from ensemble.checkpoints.tokenizer import load_tokenizer  # noqa: PLC0415
 
@@ -107,12 +110,7 @@ def _check_tokenizers(references: Sequence[str], *, cache_dir: Path, on_phase: O
     (first_name, first), *others = tokenizers.items()
     for name, other in others:
         check_same_tokens(first, other, names=(first_name, name))
-
-
-def _load(reference: str, *, dtype: str, device: str, cache_dir: Path, on_phase: OnPhase) -> LoadedCheckpoint:
-    from ensemble.checkpoints import load_checkpoint  # noqa: PLC0415 - as above
-
-    return load_checkpoint(reference, dtype=dtype, device=device, cache_dir=cache_dir, on_phase=on_phase)
+    return tokenizers
 
 
 def _check_heads(loaded: dict[str, LoadedCheckpoint]) -> int:
