@@ -64,7 +64,7 @@ def compress(
 
 
 def make_variants(
-    source: str,
+    source: str | Source,
     variants: Sequence[Variant],
     *,
     calibration_texts: Sequence[str | Path] = (),
@@ -73,6 +73,8 @@ def make_variants(
     allow_compressed: bool = False,
 ) -> tuple[CompressionReport, ...]:
     """Take each recipe's steps in order and write each result as a whole folder or not at all.
+
+    A source that is open already is taken as it is, and ``allow_compressed`` was its opener's to say.
 
     The same source, recipe and texts give the same bytes, times apart, on the same kind of machine with as many of
     torch's threads. What a killed run with so many had finished is taken up again, and an output that is there already,
@@ -83,60 +85,33 @@ def make_variants(
             found before long work where it can be.
         CheckpointError: the source cannot be loaded.
     """
-    _check_places(variants, cache_dir)
+    check_outputs([variant.output for variant in variants])
+    check_places([place_work(cache_dir) / "new"])
     texts = load_calibration_sources(calibration_texts)
 
     def tell(phase: str, share: float) -> None:
         on_progress(Standing(variant="", part="source", phase=phase, share=share, left_s=None))
 
-    opened = open_source(source, cache_dir=cache_dir, allow_compressed=allow_compressed, on_phase=tell)
-    return _make(opened, variants, texts, cache_dir=cache_dir, on_progress=on_progress)
+    if isinstance(source, str):
+        source = open_source(source, cache_dir=cache_dir, allow_compressed=allow_compressed, on_phase=tell)
+    runs = tuple(_plan(source, variant, texts) for variant in variants)
+    return _Session(source=source, runs=runs, cache_dir=cache_dir, on_progress=on_progress).make()
 
 
-def make_variants_of(
-    source: Source,
-    variants: Sequence[Variant],
-    *,
-    calibration_texts: Sequence[str | Path] = (),
-    cache_dir: Path = DEFAULT_CACHE_DIR,
-    on_progress: OnStanding = ignore_standing,
-) -> tuple[CompressionReport, ...]:
-    """Make variants of a source that is open; ``make_variants`` says what holds."""
-    _check_places(variants, cache_dir)
-    texts = load_calibration_sources(calibration_texts)
-    return _make(source, variants, texts, cache_dir=cache_dir, on_progress=on_progress)
-
-
-def _check_places(variants: Sequence[Variant], cache_dir: Path) -> None:
-    check_outputs([variant.output for variant in variants])
-    check_places([place_work(cache_dir) / "new"])
-
-
-def _make(
-    opened: Source,
-    variants: Sequence[Variant],
-    texts: Sequence[CalibrationSource],
-    *,
-    cache_dir: Path,
-    on_progress: OnStanding,
-) -> tuple[CompressionReport, ...]:
-    runs = []
-    for variant in variants:
-        options = fit_calibration(opened, variant.recipe.calibration)
-        text = split_calibration_text(texts, opened.tokenizer, options, context=opened.context)
-        if variant.remake is not None:
-            variant.remake.check(opened.digest, text, variant.recipe)
-        runs.append(
-            VariantRun(
-                source=opened,
-                recipe=variant.recipe,
-                output=variant.output,
-                calibration=options,
-                text=text,
-                num_weights=check_steps(opened, variant.recipe),
-            )
-        )
-    return _Session(source=opened, runs=tuple(runs), cache_dir=cache_dir, on_progress=on_progress).make()
+def _plan(source: Source, variant: Variant, texts: Sequence[CalibrationSource]) -> VariantRun:
+    """Check what can be checked of a variant without the source's weights."""
+    options = fit_calibration(source, variant.recipe.calibration)
+    text = split_calibration_text(texts, source.tokenizer, options, context=source.context)
+    if variant.remake is not None:
+        variant.remake.check(source.digest, text, variant.recipe)
+    return VariantRun(
+        source=source,
+        recipe=variant.recipe,
+        output=variant.output,
+        calibration=options,
+        text=text,
+        num_weights=check_steps(source, variant.recipe),
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

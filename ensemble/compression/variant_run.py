@@ -57,7 +57,7 @@ class VariantRun:
     """How many the model has after each step."""
 
     def facts(self) -> dict[str, Any]:
-        """Give everything that the result's bytes depend on, but the kind of machine."""
+        """Give everything that the result's bytes depend on."""
         return {
             "source": self.source.digest,
             "recipe": self.recipe.model_dump(mode="json"),
@@ -68,7 +68,7 @@ class VariantRun:
         }
 
     def original_facts(self) -> dict[str, Any]:
-        """Give everything that the source's perplexity depends on, but the kind of machine."""
+        """Give everything that the source's perplexity depends on."""
         return {
             "source": self.source.digest,
             "held_out": self.text.held_out_digest,

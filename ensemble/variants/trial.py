@@ -16,7 +16,7 @@ from ensemble.checkpoints.content import outline_folder
 from ensemble.checkpoints.progress import OnPhase, ignore_phase
 from ensemble.compression.calibration_sources import load_calibration_sources
 from ensemble.compression.checks import check_steps, fit_calibration
-from ensemble.compression.compress import Variant, make_variants_of
+from ensemble.compression.compress import Variant, make_variants
 from ensemble.compression.recipe import Recipe
 from ensemble.compression.record import count_weight_bytes, read_versions
 from ensemble.compression.source import Source, open_source
@@ -147,7 +147,7 @@ def make_variant(task: TrialTask, recipe: Recipe, folder: Path, *, on_phase: OnP
     def hear(standing: Standing) -> None:
         on_phase(": ".join(filter(None, (standing.part, standing.phase))), standing.share)
 
-    make_variants_of(
+    make_variants(
         _open_again(task, on_phase=on_phase),
         [Variant(recipe=task.complete(recipe), output=folder)],
         calibration_texts=task.calibration_texts,

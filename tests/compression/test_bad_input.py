@@ -13,7 +13,7 @@ import torch
 
 from ensemble.checkpoints.progress import ignore_phase
 from ensemble.compression.checks import check_outputs
-from ensemble.compression.compress import Variant, compress, make_variants_of
+from ensemble.compression.compress import Variant, compress, make_variants
 from ensemble.compression.recipe import Recipe
 from ensemble.compression.source import open_source
 from ensemble.errors import ConfigError
@@ -169,7 +169,7 @@ def test_a_cache_that_is_a_file_is_told_where_the_source_is_open_already(tmp_pat
     (tmp_path / "file").write_text("")
 
     with pytest.raises(ConfigError, match=f"{tmp_path}/file is a file"):
-        make_variants_of(opened, [variant], cache_dir=tmp_path / "file")
+        make_variants(opened, [variant], cache_dir=tmp_path / "file")
 
 
 @pytest.mark.parametrize("name", [".", "cache/compressing"])
